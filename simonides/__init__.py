@@ -1,0 +1,43 @@
+"""Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
+
+    from simonides import Memory
+
+    memory = Memory("me.db")
+    memory.remember("I moved to Lisbon in May", user="me")
+    for hit in memory.recall("where do I live?", user="me"):
+        print(hit)
+"""
+
+from .errors import Conflict, Damaged, Forbidden, Full, Invalid, NotFound, SimonidesError, Unavailable
+from .kinds import Chunk, Conversation, Document, Entity, Fact, Message, Note
+from .memory import AsyncMemory
+from .query import Hit
+from .record import Link, Record, Scope, Span
+from .sync import Memory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncMemory",
+    "Chunk",
+    "Conflict",
+    "Conversation",
+    "Damaged",
+    "Document",
+    "Entity",
+    "Fact",
+    "Forbidden",
+    "Full",
+    "Hit",
+    "Invalid",
+    "Link",
+    "Memory",
+    "Message",
+    "NotFound",
+    "Note",
+    "Record",
+    "Scope",
+    "SimonidesError",
+    "Span",
+    "Unavailable",
+]

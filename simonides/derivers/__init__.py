@@ -1,0 +1,1 @@
+"""What is derived from records, by followers of the log: one file each."""

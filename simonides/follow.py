@@ -1,0 +1,70 @@
+"""Everything that happens after a write: followers read the log of changes, each at its own pace.
+
+Embedding, deriving facts, sending to Kafka and calling a webhook are all followers. What a follower wants written goes
+in the same transaction as its new place in the log, so a crash repeats work but never loses or doubles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .errors import Conflict
+from .query import Query
+from .record import Record, Scope
+from .store import Batch, Change, Cursor, Store
+
+STEP = 256  # changes that one step reads
+
+Progress = Callable[[int], None]  # told how many changes were just followed
+
+
+class Follower(Protocol):
+    name: str
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """The kinds that it reads; None is every kind."""
+        ...
+
+    async def follow(self, changes: Sequence[Change], store: Store) -> Batch: ...
+
+
+async def step(follower: Follower, store: Store, limit: int = STEP) -> int:
+    """Let the follower read the next changes; return how many there were.
+
+    Another process may be the same follower: whoever comes second finds the place moved, and its work undone.
+    """
+    place = await store.cursor(follower.name)
+    changes = await store.changes(after=place, limit=limit)
+    if not changes:
+        return 0
+    wanted = [change for change in changes if follower.kinds is None or change.kind in follower.kinds]
+    batch = await follower.follow(wanted, store) if wanted else Batch()
+    try:
+        await store.commit(batch, cursor=Cursor(follower.name, place, changes[-1].seq))
+    except Conflict:
+        if await store.cursor(follower.name) == place:
+            raise
+    return len(changes)
+
+
+async def settle(followers: Sequence[Follower], store: Store, progress: Progress | None = None) -> None:
+    """Run until no follower has anything left to read."""
+    busy = list(followers)
+    while busy:
+        read = [(follower, await step(follower, store)) for follower in busy]
+        busy = [follower for follower, count in read if count]
+        if progress and busy:
+            progress(max(count for _, count in read))
+
+
+async def live(changes: Sequence[Change], store: Store) -> list[Record]:
+    """Return each version that the changes speak of; the erased are not there."""
+    found: list[Record] = []
+    for realm in sorted({change.scope.realm for change in changes}):
+        named = {(change.id, change.version) for change in changes if change.scope.realm == realm and change.version}
+        ids = frozenset(id for id, _ in named)
+        query = Query(scope=Scope(tenant=realm[0], space=realm[1]), ids=ids, statuses=None, any_time=True, limit=10**9)
+        found += [record for record in await store.find(query) if (record.id, record.version) in named]
+    return found

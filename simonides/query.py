@@ -1,0 +1,119 @@
+"""What to look for. `Query.matches` is the meaning; every store must agree with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .record import ACTIVE, Record, Scope, now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which records are meant. None means: does not matter.
+
+    Of the two clocks: with `valid_at` None a record counts until its validity ends (what begins later is kept in mind
+    already); with a time given, only what was valid then. With `known_at` None the latest version counts; with a time
+    given, the version that was believed then. `any_time` asks for every version, whatever the clocks say.
+
+    `newest`, `after` and `limit` page through the answer; they are no part of the meaning.
+    """
+
+    scope: Scope
+    shared: bool = True  # also what levels of the scope left open
+    ids: frozenset[str] | None = None
+    kinds: frozenset[str] | None = None
+    keys: frozenset[str] | None = None
+    part_of: frozenset[str] | None = None
+    linked: tuple[str, frozenset[str]] | None = None  # (role, targets)
+    labels: frozenset[str] | None = None  # bears every one of them
+    folder: str | None = None  # this folder and those below it ("work" holds "work/bridge")
+    statuses: frozenset[str] | None = frozenset({ACTIVE})
+    pinned: bool | None = None
+    importance_min: int | None = None
+    sources: frozenset[str] | None = None
+    metadata: tuple[tuple[str, str | int | float | bool | None], ...] = ()  # top-level values, each the very same
+    since: datetime | None = None  # said (Record.at) at or after
+    until: datetime | None = None  # said before
+    valid_at: datetime | None = None
+    known_at: datetime | None = None
+    any_time: bool = False
+    newest: bool = False  # by time said, latest first; otherwise by id and version
+    after: str | None = None  # the id that the last page ended with
+    limit: int = 100
+
+    def matches(self, record: Record, at: datetime | None = None) -> bool:
+        """Whether the record is one of those meant; `at` is the present (default: now)."""
+        return (
+            self.scope.sees(record.scope, shared=self.shared)
+            and (self.ids is None or record.id in self.ids)
+            and (self.kinds is None or record.kind in self.kinds)
+            and (self.keys is None or record.body.key in self.keys)
+            and (self.part_of is None or record.part_of in self.part_of)
+            and (self.linked is None or not self.linked[1].isdisjoint(record.targets(self.linked[0])))
+            and (self.labels is None or self.labels.issubset(record.labels))
+            and (self.folder is None or within(record.folder, self.folder))
+            and (self.statuses is None or record.status in self.statuses)
+            and (self.pinned is None or record.pinned == self.pinned)
+            and (self.importance_min is None or record.importance >= self.importance_min)
+            and (self.sources is None or record.source in self.sources)
+            and all(key in record.metadata and same(record.metadata[key], value) for key, value in self.metadata)
+            and (self.since is None or (record.at is not None and record.at >= self.since))
+            and (self.until is None or (record.at is not None and record.at < self.until))
+            and (self.any_time or self._in_time(record, at or now()))
+        )
+
+    def _in_time(self, record: Record, at: datetime) -> bool:
+        valid = not record.valid.ended(at) if self.valid_at is None else record.valid.holds(self.valid_at)
+        known = record.known.until is None if self.known_at is None else record.known.holds(self.known_at)
+        return valid and known
+
+
+def within(folder: str | None, parent: str) -> bool:
+    return folder is not None and (folder == parent or folder.startswith(parent + "/"))
+
+
+def same(left: Any, right: Any) -> bool:
+    """JSON equality: true is not 1."""
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One part of why a record was found: a signal's value in [0, 1] and what it added to the score."""
+
+    name: str
+    value: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Hit:
+    """A record found. `score` is its relevance in [0, 1], higher is better; `by` names the ways that found it.
+
+    `why` is filled when an explanation was asked for. It prints as its text with who and when.
+    """
+
+    record: Record
+    score: float
+    by: tuple[str, ...] = ()
+    why: tuple[Factor, ...] = ()
+    title: str | None = None  # of the conversation it is part of
+    also: tuple[str, ...] = field(default=())  # ids of near-duplicates that it stands for
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def text(self) -> str:
+        return self.record.text
+
+    def __repr__(self) -> str:
+        return f"<Hit {self.score:.2f} {self}>"
+
+    def __str__(self) -> str:
+        who, at = self.record.body.who, self.record.at
+        said = ", ".join(part for part in (who, f"{at:%Y-%m-%d %H:%M}" if at else None) if part)
+        return f"{self.text}  ({said})" if said else self.text

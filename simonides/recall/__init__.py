@@ -1,0 +1,14 @@
+"""Finds what is worth having in mind for a text.
+
+`understand` the question → `gather` candidates in several ways → weigh each by `signals` → `fuse` and `rank` them →
+`fit` them into a budget. Every step is a plain function over plain data; the store and the index are only read in
+`gather`.
+"""
+
+from .answer import answer
+from .fit import Citation, Context, fitted
+from .gather import Means
+from .question import Question, understand
+from .rank import Hits
+
+__all__ = ["Citation", "Context", "Hits", "Means", "Question", "answer", "fitted", "understand"]

@@ -1,0 +1,46 @@
+"""What a question asks for, as far as its own words say: terms, literals, names, a span of time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+from .. import words
+from .when import window
+
+QUESTION_MAX = 20_000  # characters of a question that are looked at; more is a document, not a question
+LITERALS_MAX = 8
+_QUOTED = re.compile(r'"([^"\n]{2,200})"|“([^”\n]{2,200})”|«([^»\n]{2,200})»|`([^`\n]{2,200})`|「([^」\n]{2,200})」')
+# Identifiers and numbers: something with a digit, or joined by -, _, /, . or @ (PR-2291, v1.2, me@example.org).
+_IDENTIFIER = re.compile(r"(?<![\w])(?=[\w.@/#+:-]*\d)[\w][\w.@/#+:-]*[\w]|(?<![\w])[\w.+-]+@[\w-]+\.[\w.-]+|\b\d+\b")
+_YEARS = re.compile(r"(?:19|20)\d\d(?:-\d\d){0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    text: str
+    terms: tuple[str, ...]  # see `words.asked`
+    literals: tuple[str, ...]  # folded: quotes, numbers and identifiers that must be there letter for letter
+    window: tuple[datetime, datetime] | None
+    at: datetime
+
+
+def understand(text: str, at: datetime, zone: tzinfo | None = None) -> Question:
+    text = text[:QUESTION_MAX]
+    return Question(text, tuple(words.asked(text)), tuple(literals(text)), window(text, at, zone), at)
+
+
+def literals(text: str) -> list[str]:
+    quoted = [next(part for part in found.groups() if part) for found in _QUOTED.finditer(text)]
+    written = [found[0] for found in _IDENTIFIER.finditer(text) if not _YEARS.fullmatch(found[0])]
+    return list(dict.fromkeys(words.fold(part) for part in quoted + written))[:LITERALS_MAX]
+
+
+def without_names(text: str, names: frozenset[str]) -> str:
+    """Return the text without the participants' names: small models are drawn to every greeting that bears one."""
+    if not names:
+        return text
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    left = re.sub(rf"(?<!\w)(?:{pattern})(?:['’]s)?(?!\w)", " ", text, flags=re.IGNORECASE)
+    return " ".join(left.split()) if any(character.isalnum() for character in left) else text

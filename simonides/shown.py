@@ -1,0 +1,318 @@
+"""What was remembered, as people read it, and `as_json`, as programs do.
+
+Everything that was remembered goes through `terminal.safe` on its way into a table. In JSON, times are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Any
+
+from .kinds import Conversation, Document
+from .query import Factor, Hit
+from .record import ACTIVE, IMPORTANCE, NEVER, Record, Span
+from .terminal import line, safe
+from .words import MONTHS
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from .forgetting import Preview
+    from .store import Certificate
+
+TEXT_MAX = 200  # characters of a text that a table shows
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+# Why a hit was found, in plain words; a signal that is not here goes by its own name.
+REASONS = {
+    "near": "close in meaning",
+    "words": "shares words",
+    "exact": "says it literally",
+    "around": "what stands next to it fits too",
+    "neighbours": "what stands next to it fits too",
+    "conversation": "its conversation is about it",
+    "session": "its conversation is about it",
+    "when": "said at the time asked about",
+    "who": "said by whom was asked about",
+    "recent": "recent",
+    "recency": "recent",
+    "importance": "important",
+    "pinned": "pinned",
+}
+
+
+# -- for programs ------------------------------------------------------------------------------------------------
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """Return every field of a record, and what follows from them: text, who, at, retracted."""
+    return {
+        "id": record.id,
+        "version": record.version,
+        "kind": record.kind,
+        "text": record.text,
+        "who": record.body.who,
+        "at": _iso(record.at),
+        "body": dataclasses.asdict(record.body),
+        "scope": dataclasses.asdict(record.scope),
+        "part_of": record.part_of,
+        "links": [dataclasses.asdict(link) for link in record.links],
+        "valid": _span(record.valid),
+        "known": _span(record.known),
+        "retracted": record.valid == NEVER,
+        "source": record.source,
+        "labels": list(record.labels),
+        "folder": record.folder,
+        "importance": record.importance,
+        "pinned": record.pinned,
+        "status": record.status,
+        "metadata": dict(record.metadata),
+    }
+
+
+def hit_as_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "score": hit.score,
+        "by": list(hit.by),
+        "why": [dataclasses.asdict(factor) for factor in hit.why],
+        "title": hit.title,
+        "also": list(hit.also),
+        "record": as_json(hit.record),
+    }
+
+
+def preview_as_json(preview: Preview) -> dict[str, Any]:
+    return {
+        "count": preview.count,
+        "versions": preview.versions,
+        "derived": sorted(preview.derived),
+        "records": [as_json(record) for record in preview.records],
+    }
+
+
+def certificate_as_json(certificate: Certificate) -> dict[str, Any]:
+    return {
+        "id": certificate.id,
+        "at": _iso(certificate.at),
+        "scope": dataclasses.asdict(certificate.scope),
+        "count": certificate.count,
+        "ids": list(certificate.ids),
+        "derived": list(certificate.derived),
+        "places": dict(certificate.places),
+        "method": certificate.method,
+    }
+
+
+def _span(span: Span) -> dict[str, str | None]:
+    return {"since": _iso(span.since), "until": _iso(span.until)}
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+# -- for people --------------------------------------------------------------------------------------------------
+
+
+def when(at: datetime | None, zone: tzinfo | None, *, clock: bool = True) -> str:
+    """Return a time as people write it, in their zone: 2 May 2026 09:00."""
+    if at is None:
+        return ""
+    try:
+        at = at.astimezone(zone)
+    except (OverflowError, ValueError, OSError):  # the first and the last day there is
+        return at.isoformat()
+    day = f"{at.day} {MONTHS[at.month - 1][:3]} {at.year}"
+    return f"{day} {at:%H:%M}" if clock else day
+
+
+def short(id: str) -> str:
+    """Return what is enough of an id to name it: the end of a UUID is its own, its beginning only the time."""
+    return id[-8:] if _UUID.fullmatch(id) else safe(id)
+
+
+def cut(text: str, most: int = TEXT_MAX) -> str:
+    """Return a text as one line, at most so long."""
+    plain = line(text[: most * 4])
+    return plain if len(plain) <= most else f"{plain[: most - 1].rstrip()}…"
+
+
+def table(*names: str) -> Table:
+    """Return an empty table; its last column takes the room that is left, on one line."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in names[:-1]:
+        made.add_column(name, no_wrap=True, overflow="ellipsis")
+    made.add_column(names[-1], no_wrap=True, overflow="ellipsis", ratio=1)
+    return made
+
+
+def records(found: Iterable[Record], zone: tzinfo | None) -> Table:
+    made = table("Id", "When", "Kind", "Who", "Text")
+    for record in found:
+        made.add_row(*_plain(short(record.id), when(record.at, zone), record.kind, _who(record), _text(record)))
+    return made
+
+
+def conversations(found: Iterable[tuple[Record, int]], zone: tzinfo | None) -> Table:
+    made = table("Id", "Began", "Messages", "Title")
+    for record, messages in found:
+        made.add_row(*_plain(short(record.id), when(record.at, zone), str(messages), _text(record)))
+    return made
+
+
+def versions(found: Iterable[Record], zone: tzinfo | None) -> Table:
+    made = table("Version", "Believed from", "until", "True", "Text")
+    for record in found:
+        known = record.known
+        until = when(known.until, zone) or "now"
+        made.add_row(*_plain(str(record.version), when(known.since, zone), until, true(record, zone), _text(record)))
+    return made
+
+
+def certificates(found: Iterable[Certificate], zone: tzinfo | None) -> Table:
+    made = table("Id", "When", "Records", "Whose", "How")
+    for each in found:
+        whose = ", ".join(name for _, name in each.scope.levels if name) or "everybody"
+        made.add_row(*_plain(short(each.id), when(each.at, zone), str(each.count), cut(whose, 40), cut(each.method)))
+    return made
+
+
+def pairs(rows: Mapping[str, str] | Sequence[tuple[str, str]]) -> Table:
+    """Return names and values under each other, without a head."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2))
+    for name, value in rows.items() if isinstance(rows, Mapping) else rows:
+        made.add_row(plain(name, "dim"), plain(value))
+    return made
+
+
+def card(record: Record, zone: tzinfo | None) -> list[RenderableType]:
+    """Return everything there is to say about one record: the text, then the rest by name."""
+    scope = ", ".join(f"{level} {name}" for level, name in record.scope.levels if name)
+    rows = {
+        "id": record.id,
+        "kind": record.kind,
+        "who": record.body.who or "",
+        "when": when(record.at, zone),
+        "true": true(record, zone),
+        "whose": scope,
+        "version": f"{record.version}, known since {when(record.known.since, zone)}",
+        "part of": record.part_of or "",
+        "links": ", ".join(f"{link.role} {link.target}" for link in record.links),
+        "labels": ", ".join(record.labels),
+        "folder": record.folder or "",
+        "importance": "" if record.importance == IMPORTANCE else str(record.importance),
+        "pinned": "yes" if record.pinned else "",
+        "status": "" if record.status == ACTIVE else record.status,
+        "source": record.source,
+        "metadata": ", ".join(f"{name}={value}" for name, value in record.metadata.items()),
+    }
+    return [plain(record.text, "bold"), plain(""), pairs({name: value for name, value in rows.items() if value})]
+
+
+def true(record: Record, zone: tzinfo | None) -> str:
+    """Return when a record is true in the world, where anything is said of that."""
+    since, until = record.valid.since, record.valid.until
+    if record.valid == NEVER:
+        return "never: retracted"
+    if until is None:
+        return f"from {when(since, zone, clock=False)}" if since else "always"
+    return " ".join(part for part in (when(since, zone, clock=False), "until", when(until, zone, clock=False)) if part)
+
+
+def hits(found: Sequence[Hit], zone: tzinfo | None, *, explain: bool = False) -> list[RenderableType]:
+    """Return the hits as numbered paragraphs: what was said, and below it who, when and where."""
+    from rich.console import Group
+    from rich.table import Table
+
+    blocks: list[RenderableType] = []
+    width = len(str(len(found)))
+    for number, hit in enumerate(found, 1):
+        lines = [plain(hit.text), plain(" · ".join(origin(hit, zone)), "dim")]
+        if explain:
+            lines.append(plain(f"found because: {reasons(hit)}", "dim italic"))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(plain(str(number).rjust(width), "bold cyan"), Group(*lines))
+        blocks += [*([plain("")] if blocks else []), grid]
+    return blocks
+
+
+def origin(hit: Hit, zone: tzinfo | None) -> list[str]:
+    record = hit.record
+    also = f"said {len(hit.also) + 1} times" if hit.also else ""
+    parts = (_who(record), when(record.at, zone), hit.title or "", short(record.id), f"{hit.score:.2f}", also)
+    return [cut(part, 60) for part in parts if part]
+
+
+def reasons(hit: Hit, most: int = 3) -> str:
+    """Return why it was found, in plain words, what counted most first."""
+    counted = sorted((factor for factor in hit.why if factor.share > 0), key=_share, reverse=True)
+    said = dict.fromkeys(f"{REASONS.get(factor.name, factor.name)} ({factor.value:.2f})" for factor in counted[:most])
+    return ", ".join(said) or ", ".join(REASONS.get(name, name) for name in hit.by)
+
+
+def _share(factor: Factor) -> float:
+    return factor.share
+
+
+def doomed(preview: Preview, zone: tzinfo | None, most: int = 10) -> list[RenderableType]:
+    """Return what an erase would take: how much of each kind, and the first few."""
+    shown = sorted(preview.records, key=lambda record: isinstance(record.body, Conversation | Document), reverse=True)
+    more = [plain(f"… and {preview.count - most} more", "dim")] if preview.count > most else []
+    derived = f", {len(preview.derived)} of them as parts of the others or made of them" if preview.derived else ""
+    versions = f"{count(preview.versions, 'version')} of {kinds_of(preview.records)}{derived}"
+    return [records(shown[:most], zone), *more, plain(""), plain(f"This would erase {versions}.", "bold")]
+
+
+def kinds_of(found: Iterable[Record]) -> str:
+    """Return how many of each kind: 1 conversation, 12 messages."""
+    counted: dict[str, int] = {}
+    for record in found:
+        counted[record.kind] = counted.get(record.kind, 0) + 1
+    return ", ".join(count(number, kind) for kind, number in sorted(counted.items())) or "nothing"
+
+
+def count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun.removesuffix('y')}ies" if noun == "entity" else f"{number:,} {noun}s"
+
+
+def certified(certificate: Certificate, zone: tzinfo | None) -> list[RenderableType]:
+    places = ", ".join(f"{name} {number:,}" for name, number in certificate.places.items() if number)
+    rows = {
+        "certificate": certificate.id,
+        "when": when(certificate.at, zone),
+        "erased": count(certificate.count, "record"),
+        "from": places,
+        "how": certificate.method,
+    }
+    return [pairs(rows)]
+
+
+def plain(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(safe(text), style=style)
+
+
+def _plain(*texts: str) -> list[Text]:
+    return [plain(text) for text in texts]
+
+
+def _who(record: Record) -> str:
+    return cut(record.body.who or "", 20)
+
+
+def _text(record: Record) -> str:
+    marks = "".join(mark for mark, set in (("📌 ", record.pinned), ("(archived) ", record.status != ACTIVE)) if set)
+    return f"{marks}{cut(record.text)}"

@@ -1,0 +1,213 @@
+"""Where records live. The truth is here; every index can be rebuilt from it.
+
+To add a store, add one file to `stores/` and run the suite in `testing/stores.py` against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .query import Query
+from .record import Record, Ref, Scope
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The vectors of one version of a record: one for each part of its text, shape (parts, dimension), unit length."""
+
+    ref: Ref
+    version: int
+    model: str
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What an erase took away, and from where; it holds nothing of what was erased but ids."""
+
+    id: str
+    at: datetime
+    scope: Scope
+    ids: tuple[str, ...]
+    derived: tuple[str, ...]  # of those ids, the ones that went because they were derived from the others alone
+    places: Mapping[str, int]  # e.g. {"records": 3, "versions": 4, "words": 4, "vectors": 4, "exports": 1}
+    method: str  # how the bytes were removed
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A follower's place in the log: it moves from `was` to `now`, and only if it still is at `was`."""
+
+    name: str
+    was: int
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is written together, or not at all.
+
+    `put` writes a version that is believed from now on. `restore` writes a version with the clocks it had elsewhere (an
+    export read back); versions of one id come in order. An embedding whose record or version is gone by then, or which
+    is there already, is left out silently: the log will say so to its follower.
+    """
+
+    put: tuple[Record, ...] = ()
+    restore: tuple[Record, ...] = ()
+    erase: tuple[Ref, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    certificate: Certificate | None = None
+
+    def __add__(self, other: Batch) -> Batch:
+        return Batch(
+            self.put + other.put,
+            self.restore + other.restore,
+            self.erase + other.erase,
+            self.embeddings + other.embeddings,
+            self.certificate or other.certificate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of the log: the outbox, the audit trail and what followers read are this."""
+
+    seq: int
+    at: datetime
+    id: str
+    version: int  # 0: erased
+    kind: str  # "certificate" for the line that an erase leaves behind; its `note` is the certificate
+    scope: Scope
+    note: Mapping[str, Any] | None = None
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(*self.scope.realm, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far the vectors of one realm and model reach: `slots` were ever given, `holes` of them were emptied."""
+
+    group: int  # names the realm and model among those of the store, never used twice
+    slots: int
+    holes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a check found: an empty list of complaints is a healthy store."""
+
+    complaints: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+class Store(Protocol):
+    """All methods may be called at once, from any task; none blocks the event loop."""
+
+    identity: str  # made with the store, never changes: tells its files from another store's
+    folder: str | None  # where files beside it may live; None: nowhere
+
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
+        """Write the batch, its lines of the log, and a follower's new place, in one transaction.
+
+        A record whose version is already there with the same content is left alone, without a line in the log.
+        Raise Conflict where that version has other content, where it is not the next one, where a live key is taken, or
+        where the cursor has moved; then nothing was written.
+        """
+        ...
+
+    async def find(self, query: Query) -> list[Record]:
+        """Return the records that match, in the order asked for, at most `query.limit`."""
+        ...
+
+    async def count(self, query: Query) -> int:
+        """Return how many match, whatever `after` and `limit` say."""
+        ...
+
+    async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
+        """Return the matching records that share words with the text, with a score above 0, best first.
+
+        Any text may be asked for: operators, quotes and emoji are just text. Very common words may be passed over.
+        """
+        ...
+
+    async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
+        """Return how many versions the realm has, and about how many of them hold each term (see `words.terms`)."""
+        ...
+
+    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
+        """Return the log's lines after that one, in order."""
+        ...
+
+    async def cursor(self, name: str) -> int:
+        """Return how far the named follower has read; 0 if it never did."""
+        ...
+
+    async def extent(self, scope: Scope, model: str) -> Extent:
+        """Return how far the vectors of this realm and model reach.
+
+        A vector's slot is its number, from 0 in the order of writing. Slots are never used twice; what sits in one
+        never changes but to a hole, when it is erased.
+        """
+        ...
+
+    async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return (slot, vector as little-endian half floats) from that slot on, holes left out, in order."""
+        ...
+
+    async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
+        """Return the slots emptied, in the order they were, the first `after` of them left out."""
+        ...
+
+    async def slots(self, query: Query, model: str, *, start: int = 0, limit: int | None = None) -> NDArray[np.int64]:
+        """Return the slots, ascending from `start`, of the versions that match."""
+        ...
+
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """Return (slot, id, vector) for those of the slots whose record matches."""
+        ...
+
+    async def models(self, scope: Scope | None = None) -> dict[str, int]:
+        """Return how many vectors each model has here."""
+        ...
+
+    async def drop_model(self, model: str) -> int:
+        """Remove every vector of a model; return how many there were."""
+        ...
+
+    async def realms(self) -> list[Scope]:
+        """Return every tenant and space that holds or held something."""
+        ...
+
+    async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
+        """See to it that no byte of what was erased remains in any file of this store; say how.
+
+        `erased` are samples of the erased texts, so that the store can prove it on its own bytes.
+        """
+        ...
+
+    async def rebuild(self) -> None:
+        """Make everything that is derived inside the store (the words) again from the records."""
+        ...
+
+    async def counts(self) -> dict[str, int]:
+        """Return how much there is: records (live), versions, vectors, changes, and live records of each kind."""
+        ...
+
+    async def check(self) -> Health:
+        """Look the whole store over: the file, the log against the records, the words against the records."""
+        ...
+
+    async def close(self) -> None: ...

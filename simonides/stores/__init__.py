@@ -1,0 +1,1 @@
+"""Stores: one file each; a URL's scheme is a file's name."""

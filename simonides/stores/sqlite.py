@@ -1,0 +1,711 @@
+"""The embedded default: one file, no server; full-text search and vectors are in the same transaction as the records.
+
+`sqlite:///me.db` is a path relative to the working directory, `sqlite:////data/me.db` an absolute one,
+`sqlite:///:memory:` keeps nothing. `?durability=normal` lets a power cut take the last commits (never damage the file);
+the default, `full`, flushes the disk before a write is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+import apsw
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import words as language
+from ..errors import Conflict, Damaged, Full, Invalid, SimonidesError, Unavailable
+from ..query import Query
+from ..record import TICK, Record, Ref, Scope, Span, now
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health
+from . import sqlite_rows as rows
+from .sqlite_bytes import scrub
+from .sqlite_writer import Writer
+
+APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
+SCHEMA = 1
+BUSY_MS = 30_000  # how long a lock of another process is waited for
+READERS = 3
+DF_SHARE, DF_ROWS = 0.05, 10_000  # beyond so many versions, a term in more than this share of them is passed over
+DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
+FREQUENCIES_KEPT = 50_000
+WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    def __init__(self, url: str = "sqlite:///:memory:") -> None:
+        path, durability = _parsed(url)
+        self._path = path
+        self._synchronous = durability
+        self.folder = None if path is None else f"{path}-files"
+        connection = self._connect()
+        try:
+            self.identity = _prepare(connection, path)
+        except BaseException as error:
+            connection.close()
+            raise _translated(error, path) from error
+        self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
+        self._fresh: dict[tuple[str, str], int] = {}
+        self._frequencies: dict[str, tuple[int, int]] = {}
+        self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
+        self._mine = threading.local()
+        self._open: list[apsw.Connection] = []
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
+        changes: list[Change] = await self._writer.together(lambda db: self._commit(db, batch, cursor))
+        return changes
+
+    def _commit(self, db: apsw.Connection, batch: Batch, cursor: Cursor | None) -> list[Change]:
+        at = now()
+        if cursor:
+            _move(db, cursor)
+        changes = [change for record in batch.put if (change := self._put(db, record, at))]
+        changes += [change for record in batch.restore if (change := self._restore(db, record, at))]
+        changes += [change for ref in batch.erase if (change := self._erase(db, ref, at))]
+        for embedding in batch.embeddings:
+            self._embed(db, embedding)
+        if certificate := batch.certificate:
+            line = Change(0, at, certificate.id, 0, "certificate", certificate.scope, msgspec.to_builtins(certificate))
+            changes.append(self._log(db, line))
+        return changes
+
+    def _put(self, db: apsw.Connection, record: Record, at: datetime) -> Change | None:
+        realm = self._realm(db, record.scope)
+        last = _last(db, realm, record.id)
+        if last and record.version <= last[0]:
+            _check_same(db, realm, record)
+            return None
+        if record.version != (last[0] if last else 0) + 1:
+            raise Conflict(f"{record.id} is at version {last[0] if last else 0}; the next is not {record.version}")
+        if last:
+            at = max(at, _time(last[1]) + TICK)
+            db.execute("UPDATE records SET known_until = ? WHERE row = ?", (rows.stamp(at), last[2]))
+        _check_key(db, realm, record, at)
+        self._insert(db, realm, dataclasses.replace(record, known=Span(since=at)))
+        return self._log(db, Change(0, at, record.id, record.version, record.kind, record.scope))
+
+    def _restore(self, db: apsw.Connection, record: Record, at: datetime) -> Change | None:
+        realm = self._realm(db, record.scope)
+        last = _last(db, realm, record.id)
+        if last and record.version <= last[0]:
+            _check_same(db, realm, record)
+            return None
+        if record.version != (last[0] if last else 0) + 1:
+            raise Conflict(f"version {record.version} of {record.id} came before those it follows")
+        if last:
+            until = rows.stamp(record.known.since or at)
+            db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
+        if record.known.until is None:
+            _check_key(db, realm, record, at)
+        known = record.known if record.known.since else Span(at, record.known.until)
+        self._insert(db, realm, dataclasses.replace(record, known=known))
+        return self._log(db, Change(0, at, record.id, record.version, record.kind, record.scope))
+
+    def _insert(self, db: apsw.Connection, realm: int, record: Record) -> None:
+        db.execute(rows.INSERT, rows.as_row(record, realm))
+        row = db.last_insert_rowid()
+        db.execute("INSERT INTO words (rowid, terms) VALUES (?, ?)", (row, _terms(realm, record)))
+        for label in record.labels:
+            db.execute("INSERT INTO labels VALUES (?, ?, ?)", (realm, label, row))
+        for link in record.links:
+            db.execute("INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)", (realm, link.target, link.role, row))
+        db.execute("UPDATE realms SET versions = versions + 1 WHERE realm = ?", (realm,))
+
+    def _erase(self, db: apsw.Connection, ref: Ref, at: datetime) -> Change | None:
+        scope = Scope(tenant=ref.tenant, space=ref.space)
+        realm = self._realm(db, scope)
+        sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? ORDER BY r.version"
+        found = [(row[0], rows.as_record(row[1:], scope)) for row in _all(db, sql, (realm, ref.id))]
+        for row, record in found:
+            _delete(db, realm, row, record)
+        if not found:
+            return None
+        db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('scrub', '1')")
+        last = found[-1][1]
+        return self._log(db, Change(0, at, ref.id, 0, last.kind, last.scope))
+
+    def _embed(self, db: apsw.Connection, embedding: Embedding) -> None:
+        realm = self._realm(db, Scope(tenant=embedding.ref.tenant, space=embedding.ref.space))
+        row = _one(
+            db,
+            "SELECT row FROM records WHERE realm = ? AND id = ? AND version = ?",
+            (realm, embedding.ref.id, embedding.version),
+        )
+        if row is None:
+            return
+        dimension = embedding.vectors.shape[1]
+        group, slots = _group(db, realm, embedding.model, dimension)
+        there = "SELECT 1 FROM vectors WHERE row = ? AND vector >= ? AND vector < ? LIMIT 1"
+        if _one(db, there, (row, group << 32, group + 1 << 32)):
+            return
+        halves = embedding.vectors.astype("<f2")
+        for place, half in enumerate(halves):
+            db.execute("INSERT INTO vectors VALUES (?, ?, ?)", ((group << 32) + slots + place, row, half.tobytes()))
+        db.execute("UPDATE groups SET slots = slots + ? WHERE grp = ?", (len(halves), group))
+
+    def _log(self, db: apsw.Connection, change: Change) -> Change:
+        scope, note = change.scope, change.note
+        db.execute(
+            "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(rows.stamp(change.at), self._realm(db, scope), change.id, change.version, change.kind),
+                *(scope.user or "", scope.agent or "", scope.session or ""),
+                msgspec.json.encode(note).decode() if note is not None else None,
+            ),
+        )
+        return dataclasses.replace(change, seq=db.last_insert_rowid())
+
+    def _realm(self, db: apsw.Connection, scope: Scope) -> int:
+        """Return the number of the scope's realm, which is made when it is new."""
+        known = self._realms.get(scope.realm) or self._fresh.get(scope.realm)
+        if known:
+            return known
+        found = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
+        if found is None:
+            db.execute("INSERT INTO realms (tenant, space) VALUES (?, ?)", scope.realm)
+            found = db.last_insert_rowid()
+        self._fresh[scope.realm] = found  # forgotten again if this is rolled back
+        return int(found)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def find(self, query: Query) -> list[Record]:
+        return await self._read(lambda db: self._find(db, query))
+
+    def _find(self, db: apsw.Connection, query: Query) -> list[Record]:
+        realm = self._known_realm(db, query.scope)
+        if realm is None:
+            return []
+        where, values = rows.where(query, realm)
+        order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
+        if query.after is not None:
+            page, more = _page(query, realm)
+            where, values = f"{where} AND {page}", values + more
+        sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} ORDER BY {order} LIMIT ?"
+        return [rows.as_record(row, query.scope) for row in _all(db, sql, (*values, query.limit))]
+
+    async def count(self, query: Query) -> int:
+        return await self._read(lambda db: self._count(db, query))
+
+    def _count(self, db: apsw.Connection, query: Query) -> int:
+        realm = self._known_realm(db, query.scope)
+        if realm is None:
+            return 0
+        where, values = rows.where(query, realm)
+        return int(_one(db, f"SELECT count(*) FROM records r WHERE {where}", values))
+
+    async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
+        return await self._read(lambda db: self._words(db, query, text))
+
+    def _words(self, db: apsw.Connection, query: Query, text: str) -> list[tuple[Record, float]]:
+        realm = self._known_realm(db, query.scope)
+        terms = [] if realm is None else self._affordable(db, realm, language.asked(text))
+        if realm is None or not terms:
+            return []
+        where, values = rows.where(query, realm)
+        sql = (
+            f"SELECT {rows.SELECT}, -w.rank FROM words w CROSS JOIN records r ON r.row = w.rowid"
+            f" WHERE w.words MATCH ? AND {where} ORDER BY w.rank LIMIT ?"
+        )
+        asked = " OR ".join(f'"{_prefixed(realm, term)}"' for term in terms)
+        found = _all(db, sql, (asked, *values, query.limit))
+        return [(rows.as_record(row[:-1], query.scope), max(row[-1], 1e-9)) for row in found]
+
+    def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
+        """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
+        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        if versions <= DF_ROWS:
+            return list(terms)
+        by_rarity = sorted((self._frequency(db, realm, term, versions), term) for term in terms)
+        kept, spent = list[str](), 0
+        for frequency, term in by_rarity:
+            if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
+                break
+            if frequency:
+                kept.append(term)
+                spent += frequency
+        return kept
+
+    def _frequency(self, db: apsw.Connection, realm: int, term: str, versions: int) -> int:
+        """Return in about how many versions the term is; a count is trusted until the realm has grown by a quarter."""
+        name = _prefixed(realm, term)
+        counted, then = self._frequencies.get(name, (0, 0))
+        if not then or versions > then * 1.25 or versions < then * 0.8:
+            counted = int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
+            if len(self._frequencies) >= FREQUENCIES_KEPT:
+                self._frequencies.clear()
+            self._frequencies[name] = (counted, versions)
+        return counted
+
+    async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
+        return await self._read(lambda db: self._spread(db, scope, terms))
+
+    def _spread(self, db: apsw.Connection, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
+        realm = self._known_realm(db, scope)
+        if realm is None:
+            return 0, dict.fromkeys(terms, 0)
+        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
+
+    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
+        sql = (
+            "SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session"
+            " FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
+        )
+        return await self._read(lambda db: [_change(row) for row in _all(db, sql, (after, limit))])
+
+    async def cursor(self, name: str) -> int:
+        return await self._read(lambda db: _place(db, name))
+
+    # -- vectors -------------------------------------------------------------------------------------------------
+
+    async def extent(self, scope: Scope, model: str) -> Extent:
+        return await self._read(lambda db: self._extent(db, scope, model))
+
+    def _extent(self, db: apsw.Connection, scope: Scope, model: str) -> Extent:
+        sql = (
+            "SELECT g.grp, g.slots, (SELECT count(*) FROM holes h WHERE h.grp = g.grp)"
+            " FROM groups g WHERE g.realm = ? AND g.model = ?"
+        )
+        found = _first(db, sql, (self._known_realm(db, scope), model))
+        return Extent(*found) if found else Extent(0, 0, 0)
+
+    async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
+        def read(db: apsw.Connection) -> list[tuple[int, bytes]]:
+            group = self._extent(db, scope, model).group
+            sql = "SELECT vector - ?, value FROM vectors WHERE vector >= ? AND vector < ? ORDER BY vector LIMIT ?"
+            return _all(db, sql, (group << 32, (group << 32) + start, group + 1 << 32, limit))
+
+        return await self._read(read)
+
+    async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
+        def read(db: apsw.Connection) -> list[int]:
+            sql = "SELECT slot FROM holes WHERE grp = ? AND hole >= ? ORDER BY hole"
+            return [slot for (slot,) in _all(db, sql, (self._extent(db, scope, model).group, after))]
+
+        return await self._read(read)
+
+    async def slots(self, query: Query, model: str, *, start: int = 0, limit: int | None = None) -> NDArray[np.int64]:
+        def read(db: apsw.Connection) -> NDArray[np.int64]:
+            realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
+            if realm is None or not group:
+                return np.zeros(0, np.int64)
+            where, values = rows.where(query, realm)
+            sql = (
+                f"SELECT v.vector - ? FROM records r CROSS JOIN vectors v ON v.row = r.row WHERE {where}"
+                " AND v.vector >= ? AND v.vector < ? ORDER BY v.vector LIMIT ?"
+            )
+            bounds = ((group << 32) + start, group + 1 << 32, -1 if limit is None else limit)
+            found = db.execute(sql, (group << 32, *values, *bounds))
+            return np.fromiter((row[0] for row in found), np.int64)
+
+        return await self._read(read)
+
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        def read(db: apsw.Connection) -> list[tuple[int, str, bytes]]:
+            realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
+            if realm is None or not group:
+                return []
+            where, values = rows.where(query, realm)
+            base = group << 32
+            sql = (
+                "SELECT v.vector - ?, r.id, v.value FROM json_each(?) j CROSS JOIN vectors v ON v.vector = ? + j.value"
+                f" CROSS JOIN records r ON r.row = v.row WHERE {where}"
+            )
+            wanted = msgspec.json.encode([int(slot) for slot in slots]).decode()
+            return _all(db, sql, (base, wanted, base, *values))
+
+        return await self._read(read)
+
+    async def models(self, scope: Scope | None = None) -> dict[str, int]:
+        def read(db: apsw.Connection) -> dict[str, int]:
+            sql = (
+                "SELECT g.model, sum(g.slots - (SELECT count(*) FROM holes h WHERE h.grp = g.grp)) FROM groups g"
+                " JOIN realms m ON m.realm = g.realm WHERE ? IS NULL OR (m.tenant = ? AND m.space = ?) GROUP BY g.model"
+            )
+            tenant, space = scope.realm if scope else (None, None)
+            return {model: count for model, count in _all(db, sql, (tenant, tenant, space)) if count}
+
+        return await self._read(read)
+
+    async def drop_model(self, model: str) -> int:
+        def drop(db: apsw.Connection) -> int:
+            dropped = 0
+            for (group,) in _all(db, "SELECT grp FROM groups WHERE model = ?", (model,)):
+                db.execute("DELETE FROM vectors WHERE vector >= ? AND vector < ?", (group << 32, group + 1 << 32))
+                dropped += db.changes()
+                db.execute("DELETE FROM holes WHERE grp = ?", (group,))
+                # The number stays taken, so that files named after it are never another group's.
+                db.execute("UPDATE groups SET model = ?, slots = 0 WHERE grp = ?", (f"{uuid.uuid4()} dropped", group))
+            return dropped
+
+        return int(await self._writer.together(drop))
+
+    async def realms(self) -> list[Scope]:
+        sql = "SELECT tenant, space FROM realms ORDER BY tenant, space"
+        return await self._read(lambda db: [Scope(tenant=tenant, space=space) for tenant, space in _all(db, sql)])
+
+    # -- upkeep --------------------------------------------------------------------------------------------------
+
+    async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
+        result: Mapping[str, Any] = await self._writer.alone(lambda db: scrub(db, self._path, erased))
+        return result
+
+    async def rebuild(self) -> None:
+        await self._writer.together(_make_words)
+        self._frequencies.clear()
+
+    async def counts(self) -> dict[str, int]:
+        return await self._read(_counts)
+
+    async def check(self) -> Health:
+        try:
+            return await self._read(_check)
+        except Damaged as error:
+            return Health((str(error),), {})
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._open:
+            connection.close()
+        self._open.clear()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> apsw.Connection:
+        try:
+            if self._path is None:
+                connection = apsw.Connection(":memory:")
+            else:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                connection = apsw.Connection(self._path)
+            connection.set_busy_timeout(BUSY_MS)
+            connection.create_scalar_function("holds", rows.holds, 2, deterministic=True)  # type: ignore[arg-type]
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA mmap_size = 2147483648")
+            connection.execute("PRAGMA cache_size = -32768")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        except (apsw.Error, OSError) as error:
+            raise _translated(error, self._path) from error
+        return connection
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run the work in a reader's thread; a store in memory has one connection, which is the writer's."""
+        if self._path is None:
+            found: T = await self._writer.alone(work)
+            return found
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._reading, work)
+
+    def _reading(self, work: Callable[[apsw.Connection], T]) -> T:
+        try:
+            if not hasattr(self._mine, "connection"):
+                self._mine.connection = self._connect()
+                self._mine.connection.execute("PRAGMA query_only = ON")
+                self._open.append(self._mine.connection)
+            connection: apsw.Connection = self._mine.connection
+            with connection:  # one snapshot for all its statements
+                return work(connection)
+        except SimonidesError:
+            raise
+        except BaseException as error:
+            raise _translated(error, self._path) from error
+        raise AssertionError("the connection's `with` swallowed an error")
+
+    def _known_realm(self, db: apsw.Connection, scope: Scope) -> int | None:
+        known = self._realms.get(scope.realm)
+        if known is None:
+            known = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
+            if known is not None:
+                self._realms[scope.realm] = known
+        return known
+
+
+# -- opening ---------------------------------------------------------------------------------------------------------
+
+
+def _parsed(url: str) -> tuple[str | None, str]:
+    path, _, options = url.removeprefix("sqlite:").partition("?")
+    if not path.startswith("///"):
+        raise Invalid(f"{url!r}: write sqlite:///me.db for a relative path, sqlite:////data/me.db for an absolute one")
+    given = parse_qs(options, keep_blank_values=True)
+    durability = given.pop("durability", ["full"])[0]
+    if given or durability not in ("full", "normal"):
+        raise Invalid(f"{url!r}: the one option is durability=full or durability=normal")
+    path = path[3:]
+    if not path:
+        raise Invalid(f"{url!r} names no file")
+    return (None if path == ":memory:" else str(Path(path).expanduser().absolute())), durability
+
+
+def _prepare(db: apsw.Connection, path: str | None) -> str:
+    """Make or migrate the schema, finish an erase that was cut off, and return the store's identity."""
+    db.execute("PRAGMA secure_delete = ON")
+    _check_ours(db, path)
+    if path is not None:
+        _write_ahead(db, path)
+    if _one(db, "PRAGMA user_version") < SCHEMA:
+        _in_transaction(db, _create)
+    if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
+        _in_transaction(db, _make_words)
+    if _one(db, "SELECT value FROM meta WHERE name = 'scrub'"):
+        scrub(db, path, ())
+    return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
+
+
+def _check_ours(db: apsw.Connection, path: str | None) -> None:
+    version, application = _one(db, "PRAGMA user_version"), _one(db, "PRAGMA application_id")
+    if application != APPLICATION and _one(db, "SELECT count(*) FROM sqlite_schema"):
+        raise Invalid(f"{path} is a database of another program; name another file")
+    if version > SCHEMA:
+        raise Damaged(f"{path} was made by a newer Simonides (schema {version}, this one knows {SCHEMA}): update it")
+
+
+def _write_ahead(db: apsw.Connection, path: str) -> None:
+    """Switch to the write-ahead log; SQLite's own waiting does not cover two processes that open at once."""
+    deadline = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            mode = _one(db, "PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+            continue
+        if mode != "wal":
+            raise Unavailable(f"{path} is on a file system that processes cannot share memory on; use a local disk")
+        return
+
+
+def _in_transaction(db: apsw.Connection, work: Callable[[apsw.Connection], None]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        work(db)
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _create(db: apsw.Connection) -> None:
+    if _one(db, "PRAGMA user_version"):
+        return  # another process was first
+    db.execute(resources.files(__package__).joinpath("sqlite_schema.sql").read_text("utf-8"))
+    db.execute("INSERT INTO meta VALUES ('identity', ?), ('words', ?)", (str(uuid.uuid4()), str(language.VERSION)))
+    db.execute(f"PRAGMA application_id = {APPLICATION}")
+    db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _translated(error: BaseException, path: str | None) -> BaseException:
+    """Return the error of our own tree that this is; what is not SQLite's passes as it is."""
+    match error:
+        case apsw.FullError():
+            return Full(f"the disk is full: nothing of this call was kept. Free some space for {path}")
+        case apsw.BusyError() | apsw.LockedError():
+            return Unavailable(f"another process has held {path} for over {BUSY_MS // 1000} seconds")
+        case apsw.NotADBError() | apsw.CorruptError():
+            return Damaged(f"{path} is not a sound database ({error}): see `simonides doctor`, or restore an export")
+        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.ReadOnlyError() | apsw.AuthError() | OSError():
+            return Unavailable(f"{path} cannot be opened or written: {error}")
+        case apsw.IOError():
+            return Unavailable(f"{path}: the disk did not do as it was told ({error})")
+    return error
+
+
+# -- small steps -----------------------------------------------------------------------------------------------------
+
+
+def _all(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    return db.execute(sql, tuple(values)).fetchall()
+
+
+def _first(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    return db.execute(sql, tuple(values)).fetchone()
+
+
+def _one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    found = _first(db, sql, values)
+    return found[0] if found else None
+
+
+def _time(stamp: int) -> datetime:
+    at = rows.time(stamp)
+    assert at is not None
+    return at
+
+
+def _last(db: apsw.Connection, realm: int, id: str) -> tuple[int, int, int] | None:
+    """Return (version, known_since, row) of the latest version."""
+    sql = "SELECT version, known_since, row FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
+    found: tuple[int, int, int] | None = _first(db, sql, (realm, id))
+    return found
+
+
+def _check_same(db: apsw.Connection, realm: int, record: Record) -> None:
+    """A version that is there already: the same content is no news, other content a conflict."""
+    sql = f"SELECT {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? AND r.version = ?"
+    there = rows.as_record(_first(db, sql, (realm, record.id, record.version)), record.scope)
+    if not record.says_the_same(there):
+        raise Conflict(f"{record.id} has other content at version {record.version} already")
+
+
+def _check_key(db: apsw.Connection, realm: int, record: Record, at: datetime) -> None:
+    if record.body.key is None or record.valid.ended(at):
+        return
+    scope = record.scope
+    sql = (
+        "SELECT id FROM records r WHERE realm = ? AND kind = ? AND key = ? AND known_until IS NULL AND id <> ?"
+        " AND user = ? AND agent = ? AND session = ? AND (valid_until IS NULL OR valid_until > ?)"
+    )
+    names = (scope.user or "", scope.agent or "", scope.session or "")
+    if taken := _one(db, sql, (realm, record.kind, record.body.key, record.id, *names, rows.stamp(at))):
+        raise Conflict(f"the {record.kind} {record.body.key!r} is there already, as {taken}")
+
+
+def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
+    db.execute("INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)", (row, _terms(realm, record)))
+    for label in record.labels:
+        db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
+    for link in record.links:
+        db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
+    for (vector,) in _all(db, "DELETE FROM vectors WHERE row = ? RETURNING vector", (row,)):
+        group = vector >> 32
+        db.execute(
+            "INSERT INTO holes SELECT ?, count(*), ? FROM holes WHERE grp = ?", (group, vector - (group << 32), group)
+        )
+    db.execute("DELETE FROM records WHERE row = ?", (row,))
+
+
+def _terms(realm: int, record: Record) -> str:
+    return " ".join(_prefixed(realm, term) for term in language.terms(language.searched(record)))
+
+
+def _prefixed(realm: int, term: str) -> str:
+    return f"{realm:x}·{term}"  # the dot is no ASCII, so FTS5's ascii tokenizer keeps it inside the term
+
+
+def _move(db: apsw.Connection, cursor: Cursor) -> None:
+    if _place(db, cursor.name) != cursor.was:
+        raise Conflict(f"the follower {cursor.name} is no longer at {cursor.was}")
+    db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (cursor.name, cursor.now))
+
+
+def _place(db: apsw.Connection, name: str) -> int:
+    return int(_one(db, "SELECT seq FROM cursors WHERE name = ?", (name,)) or 0)
+
+
+def _group(db: apsw.Connection, realm: int, model: str, dimension: int) -> tuple[int, int]:
+    sql = "SELECT grp, slots, dimension FROM groups WHERE realm = ? AND model = ?"
+    found = _first(db, sql, (realm, model))
+    if found is None:
+        db.execute("INSERT INTO groups (realm, model, dimension) VALUES (?, ?, ?)", (realm, model, dimension))
+        return db.last_insert_rowid(), 0
+    if found[2] != dimension:
+        raise Invalid(f"{model} has {found[2]} dimensions here, not {dimension}: give another model another name")
+    return found[0], found[1]
+
+
+def _page(query: Query, realm: int) -> tuple[str, list[Any]]:
+    """Return the condition for what comes after the last page's last id."""
+    if not query.newest:
+        return "r.id > ?", [query.after]
+    last = "SELECT at, id FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
+    return f"(r.at, r.id) < ({last})", [realm, query.after]
+
+
+def _change(row: tuple[Any, ...]) -> Change:
+    seq, at, id, version, kind, note, tenant, space, user, agent, session = row
+    scope = Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
+    return Change(seq, _time(at), id, version, kind, scope, msgspec.json.decode(note) if note else None)
+
+
+def _make_words(db: apsw.Connection) -> None:
+    """Throw the words away and make them again from the records."""
+    db.execute("INSERT INTO words (words) VALUES ('delete-all')")
+    walls = _all(db, "SELECT realm, tenant, space FROM realms")
+    scopes = {realm: Scope(tenant=tenant, space=space) for realm, tenant, space in walls}
+    last = 0
+    sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.row > ? ORDER BY r.row LIMIT 2000"
+    while found := _all(db, sql, (last,)):
+        last = found[-1][0]
+        made = ((row[0], _terms(row[1], rows.as_record(row[1:], scopes[row[1]]))) for row in found)
+        db.executemany("INSERT INTO words (rowid, terms) VALUES (?, ?)", made)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (str(language.VERSION),))
+
+
+def _counts(db: apsw.Connection) -> dict[str, int]:
+    sql = "SELECT kind, count(*) FROM records WHERE known_until IS NULL GROUP BY kind ORDER BY kind"
+    kinds: dict[str, int] = dict(_all(db, sql))
+    return {
+        "records": sum(kinds.values()),
+        "versions": _one(db, "SELECT count(*) FROM records"),
+        "vectors": _one(db, "SELECT count(*) FROM vectors"),
+        "changes": _one(db, "SELECT count(*) FROM changes"),
+        **kinds,
+    }
+
+
+def _check(db: apsw.Connection) -> Health:
+    """Ask SQLite about the file, and compare what is kept twice."""
+    complaints = [
+        f"the database file is damaged: {line}; export what can be read, and restore it into a new store"
+        for (line,) in _all(db, "PRAGMA integrity_check(20)")
+        if line != "ok"
+    ]
+    for sql, complaint in _AGREEMENTS:
+        if found := _one(db, sql):
+            complaints.append(complaint.format(found))
+    return Health(tuple(complaints), _counts(db))
+
+
+_AGREEMENTS: Iterable[tuple[str, str]] = (
+    (
+        "SELECT count(*) FROM (SELECT row FROM records EXCEPT SELECT id FROM words_docsize)",
+        "{} versions cannot be found by their words: run `simonides rebuild`",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT id FROM words_docsize EXCEPT SELECT row FROM records)",
+        "words of {} versions that are gone are still there: run `simonides rebuild`",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT realm, id, version FROM records EXCEPT SELECT realm, id, version FROM changes)",
+        "{} versions are not in the log: followers have not seen them; export and restore into a new store",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT realm, id FROM records GROUP BY realm, id"
+        " HAVING sum(known_until IS NULL) <> 1 OR max(version) <> count(*))",
+        "{} records do not have exactly one latest version: export and restore into a new store",
+    ),
+    (
+        "SELECT count(*) FROM vectors v WHERE NOT EXISTS (SELECT 1 FROM records r WHERE r.row = v.row)",
+        "{} vectors belong to no record: run `simonides rebuild`",
+    ),
+    (
+        "SELECT count(*) FROM realms m WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = m.realm)",
+        "{} realms are miscounted: run `simonides rebuild`",
+    ),
+    (
+        "SELECT count(*) FROM meta WHERE name = 'scrub'",
+        "an erase was cut off before its bytes were removed: forget once more, or open the store again",
+    ),
+)
+
+open = SqliteStore

@@ -1,0 +1,159 @@
+"""Records as rows, and in SQL what `Query.matches` says in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ..kinds import KINDS
+from ..query import Query, same
+from ..record import Body, Link, Record, Scope, Span, now
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+COLUMNS = (
+    *("realm", "id", "version", "user", "agent", "session", "kind", "key", "part_of", "folder", "importance"),
+    *("pinned", "status", "source", "at", "valid_since", "valid_until", "known_since", "known_until"),
+    *("labels", "links", "metadata", "body", "text"),
+)
+SELECT = ", ".join(f"r.{column}" for column in COLUMNS)
+INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_FIELDS = {kind: tuple(f.name for f in dataclasses.fields(cls) if f.name != "text") for kind, cls in KINDS.items()}
+
+
+def stamp(at: datetime | None) -> int | None:
+    return None if at is None else (at - EPOCH) // MICROSECOND
+
+
+def time(stamp: int | None) -> datetime | None:
+    return None if stamp is None else EPOCH + timedelta(microseconds=stamp)
+
+
+def as_row(record: Record, realm: int) -> tuple[Any, ...]:
+    """Return the values of COLUMNS; the record's known clock is set by then."""
+    scope, valid, known = record.scope, record.valid, record.known
+    return (
+        *(realm, record.id, record.version, scope.user or "", scope.agent or "", scope.session or ""),
+        *(record.kind, record.body.key, record.part_of, record.folder, record.importance),
+        *(int(record.pinned), record.status, record.source, stamp(record.at)),
+        *(stamp(valid.since), stamp(valid.until), stamp(known.since), stamp(known.until)),
+        _json(record.labels),
+        _json([(link.role, link.target) for link in record.links]),
+        _json(record.metadata),
+        _json(_rest(record.body)),
+        record.text,
+    )
+
+
+def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
+    """Return the record of a row of COLUMNS; the scope gives its walls."""
+    (_, id, version, user, agent, session, kind, _, part_of, folder, importance, pinned, status, source, _,
+     valid_since, valid_until, known_since, known_until, labels, links, metadata, body, text) = row  # fmt: skip
+    return Record(
+        scope=Scope(
+            tenant=scope.tenant, space=scope.space, user=user or None, agent=agent or None, session=session or None
+        ),
+        body=KINDS[kind](text=text, **(_decode(body) if body else {})),
+        id=id,
+        version=version,
+        part_of=part_of,
+        links=tuple(Link(*link) for link in _decode(links)) if links else (),
+        valid=Span(time(valid_since), time(valid_until)),
+        known=Span(time(known_since), time(known_until)),
+        source=source,
+        labels=tuple(_decode(labels)) if labels else (),
+        folder=folder,
+        importance=importance,
+        pinned=bool(pinned),
+        status=status,
+        metadata=_decode(metadata) if metadata else {},
+    )
+
+
+def _rest(body: Body) -> dict[str, Any]:
+    return {name: getattr(body, name) for name in _FIELDS[type(body).__name__.lower()]}
+
+
+def _json(value: Any) -> str | None:
+    return _encode(value).decode() if value else None
+
+
+def where(query: Query, realm: int) -> tuple[str, list[Any]]:
+    """Return the condition on `records r` and its values."""
+    parts, values = ["r.realm = ?"], [realm]
+
+    def add(sql: str, *more: Any) -> None:
+        parts.append(sql)
+        values.extend(more)
+
+    for level, mine in query.scope.levels:
+        if mine is not None:
+            add(f"r.{level} IN ('', ?)" if query.shared else f"r.{level} = ?", mine)
+    listed = {"id": query.ids, "kind": query.kinds, "key": query.keys, "part_of": query.part_of}
+    for column, wanted in (listed | {"status": query.statuses, "source": query.sources}).items():
+        if wanted is not None:
+            _among(add, column, wanted)
+    if query.linked is not None:
+        add(
+            "r.row IN (SELECT row FROM links WHERE realm = ? AND role = ?"
+            " AND target IN (SELECT value FROM json_each(?)))",
+            *(realm, query.linked[0], _names(query.linked[1])),
+        )
+    for label in sorted(query.labels or ()):
+        add("r.row IN (SELECT row FROM labels WHERE realm = ? AND label = ?)", realm, label)
+    if query.folder is not None:
+        add("(r.folder = ? OR (r.folder > ? AND r.folder < ?))", *(query.folder + end for end in ("", "/", "0")))
+    if query.pinned is not None:
+        add("r.pinned = 1" if query.pinned else "r.pinned = 0")
+    if query.importance_min is not None:
+        add("r.importance >= ?", query.importance_min)
+    for key, value in query.metadata:
+        name = _encode(key).decode()
+        add("instr(r.metadata, ?) AND holds(r.metadata, ?)", f"{name}:", _encode([key, value]).decode())
+    if query.since is not None:
+        add("r.at >= ?", stamp(query.since))
+    if query.until is not None:
+        add("r.at < ?", stamp(query.until))
+    if not query.any_time:
+        _in_time(add, query)
+    return " AND ".join(parts), values
+
+
+def _among(add: Any, column: str, wanted: Iterable[str]) -> None:
+    names = sorted(wanted)
+    if len(names) == 1:
+        add(f"r.{column} = ?", names[0])
+    else:
+        add(f"r.{column} IN (SELECT value FROM json_each(?))", _names(names))
+
+
+def _in_time(add: Any, query: Query) -> None:
+    if query.valid_at is None:
+        add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(now()))
+    else:
+        add("(r.valid_since IS NULL OR r.valid_since <= ?)", stamp(query.valid_at))
+        add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(query.valid_at))
+    if query.known_at is None:
+        add("r.known_until IS NULL")
+    else:
+        add("r.known_since <= ?", stamp(query.known_at))
+        add("(r.known_until IS NULL OR r.known_until > ?)", stamp(query.known_at))
+
+
+def holds(metadata: Any, wanted: Any) -> int:
+    """The SQL function: whether the JSON object has this [key, value] at its top."""
+    key, value = _decode(wanted)
+    found: Mapping[str, Any] = _decode(metadata) if metadata else {}
+    return int(key in found and same(found[key], value))
+
+
+def _names(names: Iterable[str]) -> str:
+    return _encode(sorted(names)).decode()

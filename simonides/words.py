@@ -1,0 +1,101 @@
+"""How text becomes words, in every language, for full-text search.
+
+The terms are ours, so that every store finds the same: case and accents folded, English inflections stemmed (by
+Snowball's English stemmer, which leaves most words of other languages alone, and treats question and text alike where
+it does not), and where a script has no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) or glues
+particles to them (Korean), pairs of neighbouring characters instead.
+
+VERSION is kept in every store: one whose words were made by another version makes them again when it is opened.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from functools import lru_cache
+
+import Stemmer
+
+from .record import Record
+
+VERSION = 1
+TERM_MAX = 48  # characters of a term that count; longer runs are not words anybody types
+
+# Marks belong to the word in scripts that write vowels with them; \w alone would cut Hindi and Thai words apart.
+_MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
+_INDIC = "\u0900-\u0963\u0966-\u0dff\u0f18-\u0f3e\u0f71-\u0fbc"
+_PAIRED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_RUN = re.compile(rf"[{_PAIRED}]+|(?:(?![{_PAIRED}_])[\w{_MARKS}{_INDIC}])+")
+_PAIRED_RUN = re.compile(rf"[{_PAIRED}]")
+_ASCII_RUN = re.compile(r"[a-z0-9]+")
+_APOSTROPHE = re.compile(r"['\u2019\u02bc](?=\w)")
+_FOLDABLE = re.compile(r"[\u0300-\u036f]")
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+
+STOP = frozenset(
+    """a about after all also am an and any are as at be because been before being but by can could d did do does doing
+    don for from further had has have having he her here him his how i if in into is isn it its just ll m may me might
+    more must my no not now of off on once only or other our out over own re s same shall she should so some such t than
+    that the their them then there these they this those through to too under until up ve very was wasn we were what
+    when where which while who whom why will with won would you your""".split()
+)
+
+_local = threading.local()  # a stemmer is not to be shared between threads
+
+
+def terms(text: str) -> list[str]:
+    """Return the terms of the text in order, repeats and stop words included."""
+    folded = fold(text)
+    if folded.isascii():
+        return [_stem(run) for run in _ASCII_RUN.findall(folded)]
+    found: list[str] = []
+    for run in _RUN.findall(folded):
+        if _PAIRED_RUN.match(run):
+            found += [run[place : place + 2] for place in range(len(run) - 1)] or [run]
+        else:
+            found.append(_stem(run) if run.isascii() else run[:TERM_MAX])
+    return found
+
+
+def asked(text: str) -> list[str]:
+    """Return the terms worth looking for: each once, in order, without stop words unless there is nothing else."""
+    every = list(dict.fromkeys(terms(text)))
+    return [term for term in every if term not in STOP and term not in _STOP_STEMS] or every
+
+
+def fold(text: str) -> str:
+    """Return the text without case, accents and compatibility forms (NFKC, so that ﬁ is fi and Ａ is A)."""
+    if text.isascii():
+        return _APOSTROPHE.sub(" ", text.lower()) if "'" in text else text.lower()
+    plain = _APOSTROPHE.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFC", _FOLDABLE.sub("", unicodedata.normalize("NFD", plain)))
+
+
+def heading(record: Record) -> str:
+    """Return who and when, as they are searched and read beside the text."""
+    who, at = record.body.who, record.at
+    when = f"{at:%Y-%m-%d} {at.day} {MONTHS[at.month - 1]} {at.year}" if at else None
+    return " ".join(part for part in (who, when) if part)
+
+
+def searched(record: Record) -> str:
+    """Return the text that full-text search looks through for this record."""
+    return f"{heading(record)}\n{record.text}"
+
+
+@lru_cache(maxsize=200_000)
+def _stem(word: str) -> str:
+    if not hasattr(_local, "english"):
+        _local.english = Stemmer.Stemmer("english", 0)
+    return str(_local.english.stemWord(word[:TERM_MAX]))
+
+
+_STOP_STEMS = frozenset(_stem(word) for word in STOP)
