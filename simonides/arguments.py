@@ -20,7 +20,8 @@ from .record import ACTIVE, ARCHIVED, Scope
 TEXT_MAX = 16 * 1024 * 1024  # bytes of UTF-8 in one text
 NAME_MAX = 200  # characters of an id, a user, a label, …
 LABELS_MAX = 100
-METADATA_MAX = 256 * 1024  # characters of all its strings and keys together
+METADATA_MAX = 256 * 1024  # characters of all its strings and keys, and one for every value
+DEPTH_MAX = 32
 LIMIT_MAX = 10_000
 
 Moment = datetime | date | str
@@ -164,6 +165,15 @@ def names_of(what: str, value: Any) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name is not None))
 
 
+def levels_of(value: Any) -> tuple[str, ...]:
+    """Return the levels that every call must name."""
+    levels = names_of("require", [level for level in value if level] if isinstance(value, list) else value)
+    for level in levels:
+        if level not in Whose.__annotations__:
+            raise Invalid(f"require names {level!r}, which is no level of a scope: {', '.join(Whose.__annotations__)}")
+    return levels
+
+
 def folder_of(value: Any) -> str | None:
     folder = named("folder", value)
     if folder is None:
@@ -255,15 +265,15 @@ def metadata_of(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any, path: str, room: list[int], depth: int) -> Any:
-    if depth > 32:
-        raise Invalid(f"{path} is nested deeper than 32 levels")
+    if depth > DEPTH_MAX:
+        raise Invalid(f"{path} is nested deeper than {DEPTH_MAX} levels")
+    room[0] -= 1 + (len(value) if isinstance(value, str) else 0)
+    if room[0] < 0:
+        raise Invalid(f"metadata is larger than {METADATA_MAX // 1024} KiB: keep it elsewhere and refer to it")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         encoded(value, path)
-        room[0] -= len(value)
-        if room[0] < 0:
-            raise Invalid(f"metadata is larger than {METADATA_MAX // 1024} KiB: keep it elsewhere and refer to it")
         return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:

@@ -6,16 +6,17 @@ the common options after its name as well as before. It returns its exit status;
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .sync import Memory
 
 F = TypeVar("F", bound=Callable[..., Any])
+Made = Callable[[Callable[..., Any]], "Command"]
 
 ABBREVIATED_MIN = 4  # characters of an id that are enough, where no other id has them
 PAGE = 10_000
@@ -65,13 +67,14 @@ class Asked:
     def whose(self) -> Whose:
         """The names that narrow every call; the user is the setting's where none is named."""
         named = {"user": self.user or self.settings.user or None, "agent": self.agent, "session": self.session}
-        return Whose(**{level: name for level, name in named.items() if name is not None})  # type: ignore[typeddict-item]
+        return cast(Whose, {level: name for level, name in named.items() if name is not None})
 
     @property
     def scope(self) -> Scope:
-        return Scope(tenant=self.settings.tenant, space=self.settings.space, **self.whose)
+        names = {level: self.whose.get(level) for level in ("user", "agent", "session")}
+        return Scope(tenant=self.settings.tenant, space=self.settings.space, **cast(dict[str, Any], names))
 
-    @contextmanager
+    @contextlib.contextmanager
     def memory(self, *, new: bool = False) -> Iterator[Memory]:
         """Open the memory asked for. Unless it may be `new`, one that is not there is an error, not an empty answer."""
         if not new:
@@ -138,7 +141,9 @@ def format_examples(example: str, formatter: click.HelpFormatter) -> None:
         formatter.write("".join(f"  {row}\n" for row in example.splitlines()))
 
 
-def command(section: str, example: str, name: str | None = None, cls: type[Command] = Command) -> Callable[[Callable[..., Any]], Command]:  # noqa: E501
+def command(
+    section: str, example: str, name: str | None = None, cls: type[Command] = Command
+) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command; the function gets `Asked` first."""
 
     def made(function: Callable[..., Any]) -> Command:
@@ -150,27 +155,26 @@ def command(section: str, example: str, name: str | None = None, cls: type[Comma
 # -- values ------------------------------------------------------------------------------------------------------
 
 
-class LocalTime(click.ParamType):
+class LocalTime(click.ParamType):  # type: ignore[type-arg]
     """A date or a time. Without an offset it is in the zone of who types it."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date | datetime:
         for read in (date.fromisoformat, datetime.fromisoformat):
-            try:
+            with contextlib.suppress(ValueError):
                 return read(value)
-            except ValueError:
-                continue
-        self.fail(f"{value!r} is no time: write 2026-05-02, '2026-05-02 09:00' or 2026-05-02T09:00:00+01:00", param, ctx)
+        return self.fail(f"{value!r} is no time: write 2026-05-02 or 2026-05-02T09:00:00+01:00", param, ctx)
 
     @staticmethod
-    def placed(value: date | datetime | None, zone: tzinfo | None) -> date | datetime | None:
+    def placed(value: Any, zone: tzinfo | None) -> Any:
+        """Return a time that has no zone in that one, or in the system's; anything else as it is."""
         if not isinstance(value, datetime) or value.tzinfo is not None:
             return value
         return value.replace(tzinfo=zone) if zone else value.astimezone()
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType):  # type: ignore[type-arg]
     """NAME=VALUE; the value is JSON where it reads as JSON (2, true), otherwise text."""
 
     name = "name=value"
@@ -211,7 +215,7 @@ def timed(function: F) -> F:
 
 _MATCHING = (
     click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"Only these kinds: {', '.join(KINDS)}."),
-    click.option("--label", "labels", multiple=True, metavar="NAME", help="Only what bears this label (and the others given)."),  # noqa: E501
+    click.option("--label", "labels", multiple=True, metavar="NAME", help="Only what bears this label."),
     click.option("--folder", metavar="PATH", help="Only what is in this folder or below it."),
     time_option("--since", "Only what was said at this time or after."),
     time_option("--until", "Only what was said before this time."),
@@ -230,11 +234,11 @@ def limit(default: int) -> Callable[[F], F]:
 
 def which(asked: Asked, given: Mapping[str, Any]) -> Which:
     """Return the filters as the memory takes them: what was not given is left out, times are placed in the zone."""
-    placed = {name: LocalTime.placed(value, asked.zone) if isinstance(value, date) else value for name, value in given.items()}  # noqa: E501
+    placed = {name: LocalTime.placed(value, asked.zone) for name, value in given.items()}
     kept = {name: value for name, value in placed.items() if value is not None and value is not False and value != ()}
     if given.get("pinned") is False:
         kept["pinned"] = False
-    return Which(**asked.whose, **kept)  # type: ignore[typeddict-item]
+    return cast(Which, {**asked.whose, **kept})
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------
@@ -279,9 +283,9 @@ def text_given(words: Sequence[str]) -> str | None:
     """Return the words as one text; for `-`, or no words and something piped in, what stdin holds; else None."""
     if words and tuple(words) != ("-",):
         return " ".join(words)
-    if not words and click.get_text_stream("stdin").isatty():
+    if not words and sys.stdin.isatty():
         return None
-    read = click.get_binary_stream("stdin").read()
+    read = sys.stdin.buffer.read()
     try:
         return re.sub(r"\r?\n\Z", "", read.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -171,7 +171,7 @@ def _unfit(first: bytes) -> str | None:
     if said is None:
         return "is no export of Simonides: its first line does not say so"
     if said["simonides"] > FORMAT:
-        return f"was made by a newer Simonides (format {said['simonides']}; this one reads {FORMAT}): upgrade to read it"
+        return f"was made by a newer Simonides (format {said['simonides']}, this one reads {FORMAT}): upgrade first"
     return None
 
 
@@ -245,8 +245,7 @@ def _fates(path: Path, gone: frozenset[Ref]) -> tuple[list[bool], bool]:
     fates: list[bool] = []
     try:
         with _opened(path) as file:
-            for each in file:
-                fates.append(_stays(each, gone))  # noqa: PERF401: what came before the damage counts
+            fates.extend(_stays(each, gone) for each in file)  # in place: what came before the damage counts
     except UNREADABLE:
         return fates, False
     return fates, True

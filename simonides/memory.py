@@ -22,6 +22,7 @@ from .arguments import (
     flag,
     folder_of,
     importance_of,
+    levels_of,
     limit_of,
     metadata_of,
     moment,
@@ -76,7 +77,8 @@ class AsyncMemory:
 
     `url` names the store: a URL, a path, or ":memory:"; without it, the user's own. `settled` (default) embeds what is
     remembered before a call returns; otherwise that happens in the background. `require` names levels that every call
-    must name ("user"). `zone` is the IANA time zone of the caller, for dates without a time; default, the system's.
+    must name ("user"). `embedder` is a URL ("local:", "none" for words alone) or an Embedder of your own. `zone` is the
+    IANA time zone of the caller, for dates without a time; default, the system's.
     """
 
     def __init__(
@@ -87,25 +89,22 @@ class AsyncMemory:
         space: str | None = None,
         require: str | Iterable[str] | None = None,
         settled: bool = True,
-        embedder: str | None = None,
+        embedder: str | Embedder | None = None,
         index: str | None = None,
         zone: str | None = None,
     ) -> None:
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
-        self.settings: Settings = settings({**given, "embedder": embedder, "index": index})
+        named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
+        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
             tenant=named("tenant", self.settings.tenant) or "", space=named("space", self.settings.space) or ""
         )
-        wanted = names_of(
-            "require", self.settings.require.split(",") if require is None and self.settings.require else require
-        )  # noqa: E501
-        check_names("require", dict.fromkeys(wanted), WHOSE)
-        self._require = frozenset(wanted)
+        self._require = frozenset(levels_of(self.settings.require.split(",") if require is None else require))
         self._zone = zone_of(self.settings.zone)
         self._settled = flag("settled", settled)
         self._store: Store | None = None
-        self._embedder: Embedder | None = None
+        self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
         self._model = ""
@@ -596,7 +595,7 @@ class AsyncMemory:
         return self._store
 
     async def _open(self) -> None:
-        if self.settings.embedder != OFF:
+        if self._embedder is None and self.settings.embedder != OFF:
             embedder: Embedder = open_backend("embedders", self.settings.embedder)
             await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
             self._embedder = embedder

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
+    from .recall import Citation
     from .store import Certificate
 
 TEXT_MAX = 200  # characters of a text that a table shows
@@ -31,17 +32,17 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Why a hit was found, in plain words; a signal that is not here goes by its own name.
 REASONS = {
     "near": "close in meaning",
-    "words": "shares words",
-    "exact": "says it literally",
-    "around": "what stands next to it fits too",
-    "neighbours": "what stands next to it fits too",
-    "conversation": "its conversation is about it",
-    "session": "its conversation is about it",
-    "when": "said at the time asked about",
-    "who": "said by whom was asked about",
+    "words": "shares words with the question",
+    "passage": "the turns around it share words too",
+    "beside": "next to something close in meaning",
+    "session_near": "its conversation is close in meaning",
+    "session_words": "its conversation is about this",
+    "exact": "says it letter for letter",
+    "when": "from the time asked about",
+    "speaker": "said by whom was asked about",
+    "person": "said by the person, not the assistant",
+    "around": "next to what was found",
     "recent": "recent",
-    "recency": "recent",
-    "importance": "important",
     "pinned": "pinned",
 }
 
@@ -84,6 +85,10 @@ def hit_as_json(hit: Hit) -> dict[str, Any]:
         "also": list(hit.also),
         "record": as_json(hit.record),
     }
+
+
+def citation_as_json(citation: Citation) -> dict[str, Any]:
+    return {"number": citation.number, "cut": citation.cut, **hit_as_json(citation.hit)}
 
 
 def preview_as_json(preview: Preview) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def table(*names: str) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for name in names[:-1]:
         made.add_column(name, no_wrap=True, overflow="ellipsis")
-    made.add_column(names[-1], no_wrap=True, overflow="ellipsis", ratio=1)
+    made.add_column(names[-1], overflow="ellipsis", ratio=1)  # the only one that may shrink; its texts do not wrap
     return made
 
 
@@ -168,13 +173,21 @@ def conversations(found: Iterable[tuple[Record, int]], zone: tzinfo | None) -> T
     return made
 
 
-def versions(found: Iterable[Record], zone: tzinfo | None) -> Table:
-    made = table("Version", "Believed from", "until", "True", "Text")
-    for record in found:
-        known = record.known
-        until = when(known.until, zone) or "now"
-        made.add_row(*_plain(str(record.version), when(known.since, zone), until, true(record, zone), _text(record)))
+def versions(found: Sequence[Record], zone: tzinfo | None) -> Table:
+    made = table("Version", "Believed since", "Changed", "Text")
+    for old, record in zip((None, *found), found, strict=False):
+        made.add_row(*_plain(str(record.version), when(record.known.since, zone), changed(old, record), _text(record)))
     return made
+
+
+def changed(old: Record | None, new: Record) -> str:
+    """Return what a version changed, by name."""
+    if old is None:
+        return ""
+    if new.valid == NEVER != old.valid:
+        return "retracted"
+    names = ("text", "valid", "labels", "folder", "importance", "pinned", "status", "metadata", "links", "part_of")
+    return ", ".join(name for name in names if getattr(old, name) != getattr(new, name)) or "nothing"
 
 
 def certificates(found: Iterable[Certificate], zone: tzinfo | None) -> Table:
@@ -256,8 +269,8 @@ def origin(hit: Hit, zone: tzinfo | None) -> list[str]:
 def reasons(hit: Hit, most: int = 3) -> str:
     """Return why it was found, in plain words, what counted most first."""
     counted = sorted((factor for factor in hit.why if factor.share > 0), key=_share, reverse=True)
-    said = dict.fromkeys(f"{REASONS.get(factor.name, factor.name)} ({factor.value:.2f})" for factor in counted[:most])
-    return ", ".join(said) or ", ".join(REASONS.get(name, name) for name in hit.by)
+    said = [REASONS.get(name, name) for name in [factor.name for factor in counted[:most]] or hit.by]
+    return "; ".join(said)
 
 
 def _share(factor: Factor) -> float:
@@ -306,7 +319,11 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def _plain(*texts: str) -> list[Text]:
-    return [plain(text) for text in texts]
+    """Return the texts of one row, each on one line."""
+    row = [plain(text) for text in texts]
+    for text in row:
+        text.no_wrap, text.overflow = True, "ellipsis"
+    return row
 
 
 def _who(record: Record) -> str:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from .config import Settings
+from .embedder import Embedder
 from .errors import Invalid
 from .memory import AsyncMemory
 
@@ -65,7 +66,7 @@ class Memory:
         space: str | None = None,
         require: str | Iterable[str] | None = None,
         settled: bool = True,
-        embedder: str | None = None,
+        embedder: str | Embedder | None = None,
         index: str | None = None,
         zone: str | None = None,
     ) -> None:

@@ -13,13 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+Progress = Callable[[int], None]
 PIPE_WIDTH = 120  # columns, where no terminal says how many there are
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -57,9 +58,9 @@ def say_json(value: Any) -> None:
     _write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\x7f", "\\u007f")) + "\n", sys.stdout)
 
 
-def show(*things: RenderableType) -> None:
-    """Print tables and texts of rich to stdout, without the spaces that rich fills lines with."""
-    _write(_drawn(things, sys.stdout), sys.stdout)
+def show(*things: RenderableType, width: int | None = None) -> None:
+    """Print tables and texts of rich to stdout, at most so wide, without the spaces that rich fills lines with."""
+    _write(_drawn(things, sys.stdout, width), sys.stdout)
 
 
 def show_beside(*things: RenderableType) -> None:
@@ -67,15 +68,15 @@ def show_beside(*things: RenderableType) -> None:
     _write(_drawn(things, sys.stderr), sys.stderr)
 
 
-def _drawn(things: Sequence[RenderableType], stream: IO[str]) -> str:
+def _drawn(things: Sequence[RenderableType], stream: TextIO, width: int | None = None) -> str:
     console = console_of(stream)
     with console.capture() as captured:
         for thing in things:
-            console.print(thing)
+            console.print(thing, width=min(width or console.width, console.width))
     return "".join(f"{row.rstrip()}\n" for row in captured.get().removesuffix("\n").split("\n"))
 
 
-def console_of(stream: IO[str]) -> Console:
+def console_of(stream: TextIO) -> Console:
     """Return a console that takes every text as it is: no markup, no emoji names, no guessed colours."""
     from rich.console import Console
 
@@ -83,7 +84,7 @@ def console_of(stream: IO[str]) -> Console:
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
 
 
-def _write(text: str, stream: IO[str]) -> None:
+def _write(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -119,8 +120,8 @@ def busy(what: str, quiet: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def counting(what: str, quiet: bool = False, *, total: int | None = None, size: bool = False) -> Iterator[Callable[[int], None]]:  # noqa: E501
-    """Show a bar that grows by what the function yielded here is told; `size` counts bytes."""
+def counting(what: str, quiet: bool = False, *, total: int | None = None, size: bool = False) -> Iterator[Progress]:
+    """Show a bar, and yield what tells it how far things are: how many more, or with `size` how many bytes in all."""
     if quiet or not watched():
         yield lambda amount: None
         return
@@ -130,4 +131,4 @@ def counting(what: str, quiet: bool = False, *, total: int | None = None, size: 
     columns = (bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), amount, bars.TimeElapsedColumn())
     with bars.Progress(*columns, console=console_of(sys.stderr), transient=True) as progress:
         task = progress.add_task(safe(what), total=total)
-        yield lambda amount: progress.advance(task, amount)
+        yield lambda done: progress.update(task, completed=done) if size else progress.advance(task, done)

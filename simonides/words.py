@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from collections.abc import Iterable
+from datetime import date
 from functools import lru_cache
 
 import Stemmer
@@ -79,10 +81,23 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", _FOLDABLE.sub("", unicodedata.normalize("NFD", plain)))
 
 
+def traces(asked: Iterable[str]) -> tuple[str, ...]:
+    """Return what a folded text must hold somewhere to say any of these terms at all: a quick look before `terms`.
+
+    A stem is its word without an ending, but for its last letter (happy, happi).
+    """
+    return tuple({term[:-1] if len(term) > 3 and term.isascii() else term for term in asked})
+
+
 def heading(record: Record) -> str:
     """Return who and when, as they are searched and read beside the text."""
-    who, at = record.body.who, record.at
-    when = f"{at:%Y-%m-%d} {at.day} {MONTHS[at.month - 1]} {at.year}" if at else None
+    at = record.at
+    return _heading(record.body.who, at.date() if at else None)
+
+
+@lru_cache(maxsize=10_000)
+def _heading(who: str | None, day: date | None) -> str:
+    when = f"{day.isoformat()} {day.day} {MONTHS[day.month - 1]} {day.year}" if day else None
     return " ".join(part for part in (who, when) if part)
 
 

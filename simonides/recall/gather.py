@@ -18,8 +18,8 @@ from ..record import Record, Scope
 from ..store import Store
 from .question import Question, without_names
 
-NEAR, WORDS, EXACT, WHEN, RECENT, PINNED = 200, 200, 50, 100, 20, 20  # candidates that each arm may bring
-TALKS, TURNS = 16, 1_500  # conversations that are looked at as a whole, and how much of them
+NEAR, WORDS, EXACT, WHEN, RECENT, PINNED = 100, 100, 30, 60, 20, 20  # candidates that each arm may bring
+TALKS, TURNS = 12, 600  # conversations that are looked at as a whole, and how much of them
 EMBEDDED_MAX = 2_000  # characters of a question that are embedded
 SAYING = frozenset(KINDS) - {"conversation", "document"}  # kinds that say something; a title only leads there
 

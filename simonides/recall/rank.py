@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 from .. import words as language
@@ -13,6 +14,7 @@ from .question import Question
 from .signals import SIGNALS, Evidence, Values, half_life
 
 RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a share of the relevance
+ALIKE = 5  # how many times the limit is looked through for near-duplicates
 DOUBT = 0.4  # the share of the score that does not depend on how well the best candidate fits at all
 
 
@@ -28,9 +30,10 @@ class Hits(list[Hit]):
 
 def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False) -> Hits:
     evidence = Evidence.of(question, pool)
-    relevance, factors = fuse(evidence)
+    weighed = fuse(evidence)
     found = [
-        (boosted(relevance[id], candidate.record, question), id, candidate) for id, candidate in evidence.candidates
+        (boosted(weighed.relevance(id), candidate.record, question), id, candidate)
+        for id, candidate in evidence.candidates
     ]
     found.sort(key=lambda item: (-item[0], item[1]))
     hits = (
@@ -38,36 +41,44 @@ def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False) -
             record=candidate.record,
             score=score,
             by=tuple(sorted(candidate.by)),
-            why=factors[id] if explain else (),
+            why=weighed.factors(id) if explain else (),
             title=pool.titles.get(candidate.record.part_of or ""),
         )
-        for score, id, candidate in found
+        for score, id, candidate in found[: limit * ALIKE]
         if score > 0
     )
     return Hits(collapsed(hits, limit)).noting(*pool.notes)
 
 
-def fuse(evidence: Evidence) -> tuple[Values, dict[str, tuple[Factor, ...]]]:
-    """Return the relevance of each candidate in [0, 1], and of what it is made.
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The signals that say anything for this question, each with the factor that turns its value into its share."""
 
-    A weighted sum of the signals that say anything at all for this question. The sum is relative (the best candidate is
-    near 1 even when nothing fits), so it is scaled by how well the best one fits in itself.
+    values: Mapping[str, Values]
+    factor: Mapping[str, float]
+
+    def relevance(self, id: str) -> float:
+        """Return the sum of all shares, in [0, 1]."""
+        return sum(factor * self.values[name].get(id, 0.0) for name, factor in self.factor.items())
+
+    def factors(self, id: str) -> tuple[Factor, ...]:
+        """Return what the relevance is made of, the largest share first."""
+        parts = [Factor(name, self.values[name].get(id, 0.0), 0.0) for name in self.factor]
+        shares = [replace(part, share=self.factor[part.name] * part.value) for part in parts if part.value > 0]
+        return tuple(sorted(shares, key=lambda part: -part.share))
+
+
+def fuse(evidence: Evidence) -> Weighed:
+    """Weigh the signals. Those on a scale of their own are set to 1 for the best candidate, so the sum is relative (the
+    best is near 1 even when nothing fits); therefore all is scaled by how well the best one fits in itself.
     """
     values = {name: signal(evidence) for name, (signal, _, _) in SIGNALS.items()}
     fit = DOUBT + (1 - DOUBT) * confidence(values)
     tops = {name: max(found.values(), default=0.0) for name, found in values.items()}
     heard = {name: SIGNALS[name][1] for name, top in tops.items() if top > 0}
     total = sum(heard.values()) or 1.0
-    relevance, factors = Values(), dict[str, tuple[Factor, ...]]()
-    for id, _ in evidence.candidates:
-        parts = []
-        for name, weight in heard.items():
-            value = values[name].get(id, 0.0)
-            share = weight / total * fit * (value / tops[name] if SIGNALS[name][2] else value)
-            parts.append(Factor(name, value, share))
-        relevance[id] = sum(part.share for part in parts)
-        factors[id] = tuple(sorted((p for p in parts if p.value > 0), key=lambda part: -part.share))
-    return relevance, factors
+    factor = {name: weight / total * fit / (tops[name] if SIGNALS[name][2] else 1.0) for name, weight in heard.items()}
+    return Weighed(values, factor)
 
 
 def confidence(values: dict[str, Values]) -> float:

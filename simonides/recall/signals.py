@@ -19,6 +19,8 @@ from .question import Question
 
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
 NEIGHBOUR = 0.85  # what a word in the turn before or after counts, against one in the turn itself
+LETTERS, HEADING = 5.5, 6  # characters a word takes, and the words of who and when
+NONE: Mapping[str, int] = {}
 AFTER_DAYS = 10  # what happened in a span of time is also spoken of a little later
 
 Values = dict[str, float]
@@ -31,8 +33,8 @@ class Evidence:
 
     question: Question
     pool: Pool
-    counts: dict[str, Counter[str]]  # of the question's terms in each candidate and turn
-    lengths: dict[str, int]
+    counts: dict[str, Mapping[str, int]]  # of the question's terms in each candidate and turn
+    lengths: dict[str, float]  # in words, about
     idf: Mapping[str, float]
     place: dict[str, tuple[str, int]]  # where a turn stands: its conversation, and which turn of it
 
@@ -41,10 +43,9 @@ class Evidence:
         records = {candidate.record.id: candidate.record for candidate in pool.candidates.values()}
         place = {turn.id: (whole, n) for whole, talk in pool.talks.items() for n, turn in enumerate(talk)}
         records |= {turn.id: turn for talk in pool.talks.values() for turn in talk}
-        wanted, counts, lengths = frozenset(question.terms), dict[str, Counter[str]](), dict[str, int]()
-        for id, record in records.items():
-            found = language.terms(language.searched(record))
-            counts[id], lengths[id] = Counter(term for term in found if term in wanted), len(found)
+        wanted, traces = frozenset(question.terms), language.traces(question.terms)
+        counts = {id: counted(record, wanted, traces) for id, record in records.items()}
+        lengths = {id: len(record.text) / LETTERS + HEADING for id, record in records.items()}
         return cls(question, pool, counts, lengths, rarity(question.terms, pool), place)
 
     @property
@@ -61,6 +62,8 @@ class Evidence:
 
     def bm25(self, counts: Mapping[str, float], length: float, typical: float) -> float:
         """Return Okapi BM25 as a share of what a text that says every term without end would get."""
+        if not counts:
+            return 0.0
         most = sum(self.idf.values()) * (K1 + 1)
         norm = K1 * (1 - B + B * length / max(typical, 1.0))
         found = sum(self.idf[term] * n * (K1 + 1) / (n + norm) for term, n in counts.items())
@@ -69,6 +72,15 @@ class Evidence:
     @property
     def typical(self) -> float:
         return sum(self.lengths.values()) / max(len(self.lengths), 1)
+
+
+def counted(record: Record, wanted: frozenset[str], traces: Sequence[str]) -> Mapping[str, int]:
+    """Return how often the text, with who and when, says each of the terms; most texts say none."""
+    text = language.searched(record)
+    folded = language.fold(text)
+    if not any(trace in folded for trace in traces):
+        return NONE
+    return Counter(term for term in language.terms(text) if term in wanted)
 
 
 def rarity(terms: Sequence[str], pool: Pool) -> dict[str, float]:
@@ -103,8 +115,7 @@ def passage(evidence: Evidence) -> Values:
     typical, found = evidence.typical, Values()
     for id, _ in evidence.candidates:
         around = evidence.beside(id)
-        counts: Counter[str] = Counter(evidence.counts[id])
-        merged: dict[str, float] = dict(counts)
+        merged: dict[str, float] = dict(evidence.counts[id])
         for other in around:
             for term, n in evidence.counts[other].items():
                 merged[term] = merged.get(term, 0.0) + NEIGHBOUR * n

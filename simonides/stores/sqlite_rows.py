@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from ..record import Body, Link, Record, Scope, Span, now
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+OPEN = Span()
 
 COLUMNS = (
     *("realm", "id", "version", "user", "agent", "session", "kind", "key", "part_of", "folder", "importance"),
@@ -58,15 +60,13 @@ def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
     (_, id, version, user, agent, session, kind, _, part_of, folder, importance, pinned, status, source, _,
      valid_since, valid_until, known_since, known_until, labels, links, metadata, body, text) = row  # fmt: skip
     return Record(
-        scope=Scope(
-            tenant=scope.tenant, space=scope.space, user=user or None, agent=agent or None, session=session or None
-        ),
+        scope=_scope(scope.tenant, scope.space, user, agent, session),
         body=KINDS[kind](text=text, **(_decode(body) if body else {})),
         id=id,
         version=version,
         part_of=part_of,
         links=tuple(Link(*link) for link in _decode(links)) if links else (),
-        valid=Span(time(valid_since), time(valid_until)),
+        valid=OPEN if valid_since is None and valid_until is None else Span(time(valid_since), time(valid_until)),
         known=Span(time(known_since), time(known_until)),
         source=source,
         labels=tuple(_decode(labels)) if labels else (),
@@ -76,6 +76,11 @@ def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
         status=status,
         metadata=_decode(metadata) if metadata else {},
     )
+
+
+@lru_cache(maxsize=10_000)
+def _scope(tenant: str, space: str, user: str, agent: str, session: str) -> Scope:
+    return Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
 
 
 def _rest(body: Body) -> dict[str, Any]:

@@ -30,8 +30,9 @@ CREATE TABLE links (
     realm INTEGER, target TEXT, role TEXT, row INTEGER, PRIMARY KEY (realm, target, role, row)
 ) WITHOUT ROWID;
 
--- The terms are made by words.py and begin with their realm, so that one realm cannot see or slow another.
-CREATE VIRTUAL TABLE words USING fts5 (terms, content = '', detail = none, tokenize = 'ascii');
+-- The terms are made by words.py and begin with their realm, so that one realm cannot see or slow another. Without its
+-- positions (detail = none) a contentless table would rank every row alike.
+CREATE VIRTUAL TABLE words USING fts5 (terms, content = '', tokenize = 'ascii');
 INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab (words, row);
 

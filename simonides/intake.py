@@ -1,0 +1,141 @@
+"""Files on their way into a memory: read by an importer, kept, and counted; once, or again whenever they change."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import importers
+from .importer import Problem
+from .record import ARCHIVED, Record, Scope
+
+if TYPE_CHECKING:
+    from .sync import Memory
+
+Progress = Callable[[int], None]
+BATCH = 64  # records kept at once: small, so that progress is seen and Ctrl-C heard while they are embedded
+VERSIONS = "export", "version"  # the source and kind that versions from an export are counted under
+PARTS_MAX = 10_000  # chunks of one document that are looked at for what is gone
+
+
+@dataclass(slots=True)
+class Intake:
+    """What came from some files: how many records of each (source, kind) were read, how many were new, what failed."""
+
+    read: Counter[tuple[str, str]] = field(default_factory=Counter)
+    new: Counter[tuple[str, str]] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    archived: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.read
+
+    def __iadd__(self, other: Intake) -> Intake:
+        self.read += other.read
+        self.new += other.new
+        self.problems += other.problems
+        self.archived += other.archived
+        return self
+
+
+def take_in(memory: Memory, paths: Sequence[Path], scope: Scope, progress: Progress | None = None) -> Intake:
+    """Keep what the files hold; what is there already stays as it is. One of our own exports brings its history."""
+    intake = Intake()
+    found = importers.read(paths, scope, progress=progress)
+    for batch in _batches(_without_problems(found, intake)):
+        _keep(memory, batch, intake)
+    return intake
+
+
+def _without_problems(found: Iterator[Record | Problem], intake: Intake) -> Iterator[Record]:
+    for each in found:
+        if isinstance(each, Problem):
+            intake.problems.append(each)
+        else:
+            yield each
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while batch := list(islice(records, BATCH)):
+        yield batch
+
+
+def _keep(memory: Memory, records: Sequence[Record], intake: Intake) -> None:
+    """Write what was read; a version that bears the clock of another memory is one of an export, and keeps it."""
+    versions = [record for record in records if record.known.since]
+    others = [record for record in records if not record.known.since]
+    if versions:
+        intake.read[VERSIONS] += len(versions)
+        intake.new[VERSIONS] += memory.restore(versions)
+    if others:
+        intake.read.update((record.source, record.kind) for record in others)
+        intake.new.update((record.source, record.kind) for record in memory.keep(others))
+
+
+# -- again, whenever they change -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Watch:
+    """A folder that is looked at again and again; each look takes in what is new or has changed since the last."""
+
+    memory: Memory
+    folder: Path
+    scope: Scope
+    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    def look(self) -> Intake:
+        intake = Intake()
+        for path in self._changed():
+            intake += self._take(path)
+        return intake
+
+    def _changed(self) -> list[Path]:
+        now = dict(_files(self.folder))
+        changed = [path for path, state in now.items() if self._seen.get(path) != state]
+        self._seen = now
+        return sorted(changed)
+
+    def _take(self, path: Path) -> Intake:
+        """Take a file in; archive the chunks that its document no longer has, bring back those that it has again."""
+        read = list(importers.read([path], self.scope))
+        found = Intake()
+        records = list(_without_problems(iter(read), found))
+        _keep(self.memory, records, found)
+        if not found.problems:
+            for document in records:
+                if document.kind == "document":
+                    found.archived += self._tidy(document, frozenset(record.id for record in records))
+        return found
+
+    def _tidy(self, document: Record, present: frozenset[str]) -> int:
+        whose = {level: name for level, name in document.scope.levels if name}
+        parts = self.memory.find(conversation=document.id, archived=True, limit=PARTS_MAX, **whose)  # type: ignore[arg-type]
+        stale = [part for part in parts if (part.id in present) == (part.status == ARCHIVED)]
+        for part in stale:
+            self.memory.revise(part.id, archived=part.id not in present, **whose)  # type: ignore[arg-type]
+        return sum(part.id not in present for part in stale)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """Yield the files below a folder and what tells whether they changed; hidden ones and links are passed over."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent) / name
+            if not name.startswith(".") and not path.is_symlink() and (state := _state(path)):
+                yield path, state
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:  # it went away in between
+        return None
+    return stat.st_mtime_ns, stat.st_size
