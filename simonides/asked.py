@@ -35,7 +35,6 @@ Made = Callable[[Callable[..., Any]], "Command"]
 
 ABBREVIATED_MIN = 4  # characters of an id that are enough, where no other id has them
 PAGE = 10_000
-LEVELS = ("user", "agent", "session", "space", "tenant")
 REMEMBER, CORRECT, ORGANISE, EXCHANGE, UPKEEP = SECTIONS = (
     *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Upkeep"),
 )

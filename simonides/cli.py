@@ -6,11 +6,12 @@ error is one line that says what to do; with --json, an object.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -68,8 +69,8 @@ class Overview(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         take_common(ctx)
-        _hear_warnings(ctx.obj.quiet)
-        return super().invoke(ctx)
+        with _warnings_heard(ctx.obj.quiet):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in SECTIONS:
@@ -110,24 +111,32 @@ class _Remarks(logging.Handler):
         terminal.tell(f"simonides: {record.getMessage()}")
 
 
-def _hear_warnings(quiet: bool) -> None:
-    log = logging.getLogger("simonides")
-    log.handlers = [_Remarks(logging.ERROR if quiet else logging.WARNING)]
-    log.propagate = False
+@contextlib.contextmanager
+def _warnings_heard(quiet: bool) -> Iterator[None]:
+    log, remarks = logging.getLogger("simonides"), _Remarks(logging.ERROR if quiet else logging.WARNING)
+    log.addHandler(remarks)
+    try:
+        yield
+    finally:
+        log.removeHandler(remarks)
 
 
 @click.group(
     cls=Overview,
     params=common(),
     subcommand_metavar="COMMAND …",
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="simonides %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
 
     The options below may stand before a command or after it. Of an id its end is enough.
     """
+    if ctx.invoked_subcommand is None:
+        terminal.say(ctx.get_help())
 
 
 for _module in MODULES:

@@ -22,6 +22,7 @@ class Embedder(Protocol):
     name: str  # the model and its recipe, e.g. "bge-small-en-v1.5/int8"; vectors of two names are never compared
     dimension: int
     max_tokens: int  # what is longer is cut: split it first
+    unrelated: float  # about the cosine of texts that have nothing to do with each other; 0 where nobody measured it
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         """Return one unit vector a text, in the order given: shape (len(texts), dimension)."""

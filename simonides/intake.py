@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .sync import Memory
 
 Progress = Callable[[int], None]
-BATCH = 64  # records kept at once: small, so that progress is seen and Ctrl-C heard while they are embedded
+BATCH = 128  # records kept at once: small, so that progress is seen and Ctrl-C heard while they are embedded
 VERSIONS = "export", "version"  # the source and kind that versions from an export are counted under
 PARTS_MAX = 10_000  # chunks of one document that are looked at for what is gone
 

@@ -107,7 +107,6 @@ class AsyncMemory:
         self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
-        self._model = ""
         self._opening, self._settling = asyncio.Lock(), asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._conversations: set[tuple[tuple[str, str], str]] = set()  # known to be there
@@ -454,8 +453,8 @@ class AsyncMemory:
         narrow = ids or any(which.get(name) is not None for name in which if name not in ("space", "tenant", "shared"))
         if not narrow and not everything:
             raise Invalid(
-                "nothing is named to forget: give ids, a user, a session, labels or a span of time, or say everything=True"
-            )  # noqa: E501
+                "nothing is named to forget: give ids, a user, a session, labels or a time span, or say everything=True"
+            )
         store = await self._ready()
         wanted = frozenset(_id(id) for id in ids) if ids else None
         preview = await doomed(store, dataclasses.replace(query, ids=wanted))
@@ -487,7 +486,7 @@ class AsyncMemory:
     @operation
     async def export(
         self, path: str | Path | None = None, *, progress: Progress | None = None, **which: Unpack[Which]
-    ) -> Path:  # noqa: E501
+    ) -> Path:
         """Write every version of what matches to a file (.jsonl, or .jsonl.gz) that `restore` reads back; return it.
 
         Without a path it goes to the `exports` folder beside the store, which an erase looks through.
@@ -602,8 +601,14 @@ class AsyncMemory:
         store: Store = await asyncio.to_thread(open_backend, "stores", self._url)
         if self._embedder:
             vectors = Vectors(self._embedder)
-            self._model, self._followers = vectors.model, (vectors,)
-            self._index = open_backend("indexes", self.settings.index, store, vectors.model, self._embedder.dimension)
+            self._followers = (vectors,)
+            try:
+                self._index = open_backend(
+                    "indexes", self.settings.index, store, vectors.model, self._embedder.dimension
+                )
+            except BaseException:
+                await store.close()
+                raise
         self._store = store
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:

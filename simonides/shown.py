@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from .recall import Citation
     from .store import Certificate
 
-TEXT_MAX = 200  # characters of a text that a table shows
+TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Why a hit was found, in plain words; a signal that is not here goes by its own name.
 REASONS = {
     "near": "close in meaning",
-    "words": "shares words with the question",
-    "passage": "the turns around it share words too",
-    "beside": "next to something close in meaning",
+    "words": "shares words",
+    "passage": "the turns around it share words",
+    "beside": "the turns around it are close in meaning",
     "session_near": "its conversation is close in meaning",
     "session_words": "its conversation is about this",
-    "exact": "says it letter for letter",
+    "exact": "letter for letter",
     "when": "from the time asked about",
     "speaker": "said by whom was asked about",
-    "person": "said by the person, not the assistant",
-    "around": "next to what was found",
+    "person": "said by the person",
+    "around": "beside what was found",
     "recent": "recent",
     "pinned": "pinned",
 }
@@ -250,13 +250,18 @@ def hits(found: Sequence[Hit], zone: tzinfo | None, *, explain: bool = False) ->
     blocks: list[RenderableType] = []
     width = len(str(len(found)))
     for number, hit in enumerate(found, 1):
-        lines = [plain(hit.text), plain(" · ".join(origin(hit, zone)), "dim")]
+        lines = [plain(beginning(hit.text)), plain(" · ".join(origin(hit, zone)), "dim")]
         if explain:
             lines.append(plain(f"found because: {reasons(hit)}", "dim italic"))
         grid = Table.grid(padding=(0, 2))
         grid.add_row(plain(str(number).rjust(width), "bold cyan"), Group(*lines))
         blocks += [*([plain("")] if blocks else []), grid]
     return blocks
+
+
+def beginning(text: str) -> str:
+    """Return the text as it stands, but of a long one only its beginning."""
+    return text if len(text) <= PASSAGE_MAX else f"{text[: PASSAGE_MAX - 1].rstrip()}…"
 
 
 def origin(hit: Hit, zone: tzinfo | None) -> list[str]:

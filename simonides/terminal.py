@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 PIPE_WIDTH = 120  # columns, where no terminal says how many there are
+PATIENCE_S = 0.4
+PIECE = 8192  # unbuffered (PYTHONUNBUFFERED), a longer write to a pipe may end early without an error
 PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
 
 # Tabs and newlines stay. C1 controls, line separators, bidirectional overrides and lone surrogates go too.
@@ -86,8 +89,10 @@ def console_of(stream: TextIO) -> Console:
 
 def _write(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
+    possible = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        for start in range(0, len(possible), PIECE):
+            stream.write(possible[start : start + PIECE])
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what Python flushes at its end goes nowhere
@@ -111,12 +116,20 @@ def confirmed(question: str) -> bool:
 
 @contextlib.contextmanager
 def busy(what: str, quiet: bool = False) -> Iterator[None]:
-    """Show that something is going on while it lasts."""
+    """Show that something is going on, if it lasts long enough for somebody to wonder."""
     if quiet or not watched():
         yield
         return
-    with console_of(sys.stderr).status(safe(what)):
+    shown = contextlib.ExitStack()
+    timer = threading.Timer(PATIENCE_S, lambda: shown.enter_context(console_of(sys.stderr).status(safe(what))))
+    timer.daemon = True
+    timer.start()
+    try:
         yield
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.close()
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ async def _near(question: Question, query: Query, means: Means, pool: Pool) -> N
             candidate.cosine = cosine
             candidate.by.add("near")
             pool.candidates[id] = candidate
-    floor = getattr(means.embedder, "unrelated", 0.0)
+    floor = means.embedder.unrelated
     pool.unrelated = max(floor, nearest[-1][1]) if len(nearest) == NEAR else floor
 
 

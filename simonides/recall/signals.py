@@ -209,16 +209,17 @@ def half_life(record: Record) -> float:
 
 
 # The weight of each signal in the sum, and whether it is scaled so that the best candidate has 1: meaning and words
-# are on scales of their own that differ from question to question.
+# are on scales of their own that differ from question to question. The weights are round numbers near the optimum of a
+# search over two kinds of conversation at once (two people chatting; a person and an assistant with long answers).
 SIGNALS: Mapping[str, tuple[Signal, float, bool]] = {
     "near": (near, 1.0, True),
-    "words": (words, 1.0, True),
-    "passage": (passage, 0.4, True),
-    "beside": (beside, 0.3, True),
-    "session_near": (session_near, 0.3, True),
-    "session_words": (session_words, 0.3, True),
-    "exact": (exact, 0.8, False),
-    "when": (when, 0.3, False),
-    "speaker": (speaker, 0.3, False),
-    "person": (person, 0.2, False),
+    "words": (words, 0.5, True),
+    "passage": (passage, 0.8, True),
+    "beside": (beside, 0.35, True),
+    "session_near": (session_near, 0.35, True),
+    "session_words": (session_words, 0.6, True),
+    "exact": (exact, 1.0, False),
+    "when": (when, 0.5, False),
+    "speaker": (speaker, 0.6, False),
+    "person": (person, 0.8, False),
 }

@@ -166,11 +166,8 @@ class MemoryStore:
         return self._terms[name]
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        texts = [
-            self._terms_of(record)
-            for ref in self._named(Query(scope=scope))
-            for record in self._records[ref]
-        ]  # fmt: skip
+        refs = self._named(Query(scope=scope))
+        texts = [self._terms_of(record) for ref in refs for record in self._records[ref]]
         return len(texts), {term: sum(term in text for text in texts) for term in terms}
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:

@@ -32,15 +32,16 @@ from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
+from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
-SCHEMA = 1
 BUSY_MS = 30_000  # how long a lock of another process is waited for
 READERS = 3
 DF_SHARE, DF_ROWS = 0.05, 10_000  # beyond so many versions, a term in more than this share of them is passed over
 DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
 FREQUENCIES_KEPT = 50_000
+LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 
 T = TypeVar("T")
@@ -130,7 +131,7 @@ class SqliteStore:
 
     def _erase(self, db: apsw.Connection, ref: Ref, at: datetime) -> Change | None:
         scope = Scope(tenant=ref.tenant, space=ref.space)
-        realm = self._realm(db, scope)
+        realm = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
         sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? ORDER BY r.version"
         found = [(row[0], rows.as_record(row[1:], scope)) for row in _all(db, sql, (realm, ref.id))]
         for row, record in found:
@@ -378,9 +379,21 @@ class SqliteStore:
 
     async def check(self) -> Health:
         try:
-            return await self._read(_check)
+            if self._path is None:
+                return await self._read(_check)
+            return await asyncio.to_thread(self._checked)
         except Damaged as error:
             return Health((str(error),), {})
+
+    def _checked(self) -> Health:
+        """Look with a connection of its own: one that has read before may still hold what a rebuild replaced."""
+        connection = self._connect()
+        try:
+            return _check(connection)
+        except apsw.Error as error:
+            raise _translated(error, self._path) from error
+        finally:
+            connection.close()
 
     async def close(self) -> None:
         await self._writer.close()
@@ -462,8 +475,9 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
     _check_ours(db, path)
     if path is not None:
         _write_ahead(db, path)
-    if _one(db, "PRAGMA user_version") < SCHEMA:
+    if version(db) == 0:
         _in_transaction(db, _create)
+    migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
         _in_transaction(db, _make_words)
     if _one(db, "SELECT value FROM meta WHERE name = 'scrub'"):
@@ -472,11 +486,9 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
 
 
 def _check_ours(db: apsw.Connection, path: str | None) -> None:
-    version, application = _one(db, "PRAGMA user_version"), _one(db, "PRAGMA application_id")
-    if application != APPLICATION and _one(db, "SELECT count(*) FROM sqlite_schema"):
+    if _one(db, "PRAGMA application_id") != APPLICATION and _one(db, "SELECT count(*) FROM sqlite_schema"):
         raise Invalid(f"{path} is a database of another program; name another file")
-    if version > SCHEMA:
-        raise Damaged(f"{path} was made by a newer Simonides (schema {version}, this one knows {SCHEMA}): update it")
+    check_known(db, path)
 
 
 def _write_ahead(db: apsw.Connection, path: str) -> None:
@@ -506,7 +518,7 @@ def _in_transaction(db: apsw.Connection, work: Callable[[apsw.Connection], None]
 
 
 def _create(db: apsw.Connection) -> None:
-    if _one(db, "PRAGMA user_version"):
+    if version(db):
         return  # another process was first
     db.execute(resources.files(__package__).joinpath("sqlite_schema.sql").read_text("utf-8"))
     db.execute("INSERT INTO meta VALUES ('identity', ?), ('words', ?)", (str(uuid.uuid4()), str(language.VERSION)))
@@ -562,8 +574,8 @@ def _last(db: apsw.Connection, realm: int, id: str) -> tuple[int, int, int] | No
 def _check_same(db: apsw.Connection, realm: int, record: Record) -> None:
     """A version that is there already: the same content is no news, other content a conflict."""
     sql = f"SELECT {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? AND r.version = ?"
-    there = rows.as_record(_first(db, sql, (realm, record.id, record.version)), record.scope)
-    if not record.says_the_same(there):
+    there = _first(db, sql, (realm, record.id, record.version))
+    if there is None or not record.says_the_same(rows.as_record(there, record.scope)):
         raise Conflict(f"{record.id} has other content at version {record.version} already")
 
 
@@ -627,8 +639,9 @@ def _page(query: Query, realm: int) -> tuple[str, list[Any]]:
     """Return the condition for what comes after the last page's last id."""
     if not query.newest:
         return "r.id > ?", [query.after]
-    last = "SELECT at, id FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
-    return f"(r.at, r.id) < ({last})", [realm, query.after]
+    last = "SELECT at, id FROM records WHERE realm = ? AND id = ? AND known_since <= ? ORDER BY version DESC LIMIT 1"
+    believed = rows.stamp(query.known_at) if query.known_at else LATEST
+    return f"(r.at, r.id) < ({last})", [realm, query.after, believed]
 
 
 def _change(row: tuple[Any, ...]) -> Change:
@@ -701,10 +714,6 @@ _AGREEMENTS: Iterable[tuple[str, str]] = (
     (
         "SELECT count(*) FROM realms m WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = m.realm)",
         "{} realms are miscounted: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM meta WHERE name = 'scrub'",
-        "an erase was cut off before its bytes were removed: forget once more, or open the store again",
     ),
 )
 

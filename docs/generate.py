@@ -1,0 +1,355 @@
+"""Writes `docs/reference/` from the code: `python docs/generate.py`. With --check, fails where a page is stale.
+
+What a reference says is what the code says: signatures, docstrings, the comments behind fields, the options of
+commands. A page that reads badly is mended there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_overloads
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "reference"
+WIDTH = 100  # columns of a signature; a longer one has a line for each parameter
+FRESH = "Run `python docs/generate.py` to write it anew."
+
+sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+
+import click  # noqa: E402
+
+import simonides  # noqa: E402
+from simonides import (  # noqa: E402
+    arguments,
+    asked,
+    cli,
+    config,
+    embedder,
+    errors,
+    follow,
+    forgetting,
+    importer,
+    importers,
+    index,
+    kinds,
+    memory,
+    query,
+    recall,
+    record,
+    store,
+    sync,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is stale")
+    check = parser.parse_args().check
+    stale = [page for name, made in PAGE.items() if _written(page := PAGES / name, made(), check)]
+    if check and stale:
+        sys.exit(f"stale: {', '.join(page.name for page in stale)}. {FRESH}")
+
+
+def _written(page: Path, text: str, check: bool) -> bool:
+    """Return whether the page was not what it should be; write it, unless it is only to be checked."""
+    if page.exists() and page.read_text("utf-8") == text:
+        return False
+    if not check:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, "utf-8")
+    return True
+
+
+def page(title: str, *parts: str) -> str:
+    made = "<!-- Made by docs/generate.py from the code. -->"
+    return "\n\n".join([f"# {title}", made, *(part.strip("\n") for part in parts if part)]) + "\n"
+
+
+# -- Python ----------------------------------------------------------------------------------------------------------
+
+
+def python() -> str:
+    return page(
+        "Python",
+        "Everything here is imported from `simonides`, unless its heading names a module. "
+        "`Memory` and `AsyncMemory` have the same methods; those of `AsyncMemory` are awaited.",
+        klass(sync.Memory, "Memory", constructor=memory.AsyncMemory),
+        "## AsyncMemory",
+        says(memory.AsyncMemory),
+        methods(),
+        "## Arguments that many calls share",
+        arguments_of("Whose", arguments.Whose),
+        arguments_of("Which", arguments.Which, "`Whose`, and:"),
+        arguments_of("Given", arguments.Given, "`Whose`, and:"),
+        f"A `Moment` is `{source_of(arguments, 'Moment')}`. {says(arguments.moment)}",
+        "## What comes back",
+        *(shape(cls) for cls in ANSWERS),
+        "## Kinds",
+        says(kinds, first=True),
+        *(shape(cls) for cls in (record.Body, *kinds.KINDS.values())),
+        "## Reading what other programs kept",
+        functions(importers, ("read", "detect")),
+        shape(importer.Problem),
+    )
+
+
+def contracts() -> str:
+    return page(
+        "Contracts",
+        "What a backend owes. [Write a backend](../guides/write-a-backend.md) shows how to add one.",
+        *(shape(cls) for cls in CONTRACTS),
+    )
+
+
+ANSWERS = (
+    *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor),
+    *(recall.Context, recall.Citation, forgetting.Preview, store.Certificate),
+)
+CONTRACTS = (
+    *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
+    *(index.Index, embedder.Embedder, importer.Importer, follow.Follower),
+)
+
+
+def klass(cls: type, name: str, constructor: type) -> str:
+    return f"## {name}\n\n```pyi\n{signature(constructor.__init__, name, returns=False)}\n```\n\n{says(cls)}"
+
+
+def methods() -> str:
+    """Return the methods under the headings that they stand under in the source."""
+    parts = []
+    for section, names in _sections(memory.AsyncMemory):
+        parts.append(f"## {section.capitalize()}")
+        parts += [method(name) for name in names]
+    return "\n\n".join(parts)
+
+
+def _sections(cls: type) -> Iterator[tuple[str, list[str]]]:
+    section, names = "", dict[str, None]()
+    for line in inspect.getsource(cls).splitlines():
+        if found := re.match(r"    # -- (\w+) -", line):
+            if names:
+                yield section, list(names)
+            section, names = found[1], {}
+        elif section and (found := re.match(r"    (?:async )?def ([a-z]\w*)\(", line)):
+            names[found[1]] = None
+    if names:
+        yield section, list(names)
+
+
+def method(name: str) -> str:
+    function = getattr(memory.AsyncMemory, name)
+    shapes = [signature(each, name) for each in get_overloads(function) or [function]]
+    alone = "" if hasattr(sync.Memory, name) else " (`AsyncMemory` alone)"
+    return f"### {name}{alone}\n\n```pyi\n{chr(10).join(shapes)}\n```\n\n{says(function)}"
+
+
+def functions(module: Any, names: Sequence[str]) -> str:
+    found = [(name, getattr(module, name)) for name in names]
+    return "\n\n".join(
+        f"### {name} (`{module.__name__}`)\n\n```pyi\n{signature(function, name)}\n```\n\n{says(function)}"
+        for name, function in found
+    )
+
+
+def shape(cls: type) -> str:
+    """Return what a class says of itself: its fields with the comments behind them, and its public methods."""
+    where = "" if cls.__name__ in simonides.__all__ else f" (`{_home(cls)}`)"
+    parts = [f"### {cls.__name__}{where}", says(cls), fields(cls)]
+    members = [(name, value) for name, value in vars(cls).items() if not name.startswith("_") and _documented(value)]
+    parts += [_member(name, value) for name, value in members]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _home(cls: type) -> str:
+    """Return the module to import it from: the package of its module, where that offers it."""
+    package = cls.__module__.rpartition(".")[0]
+    return package if hasattr(sys.modules[package], cls.__name__) else cls.__module__
+
+
+def _documented(value: Any) -> bool:
+    return bool(getattr(value, "__doc__", None)) and (isinstance(value, property) or inspect.isfunction(value))
+
+
+def _member(name: str, value: Any) -> str:
+    if isinstance(value, property):
+        return f"`.{name}`: {' '.join(says(value).split())}"
+    return f"```pyi\n{signature(value, name)}\n```\n\n{says(value)}"
+
+
+def arguments_of(name: str, cls: type, above: str = "") -> str:
+    return "\n\n".join(part for part in (f"### {name}", says(cls), above, fields(cls)) if part)
+
+
+def fields(cls: type) -> str:
+    source = textwrap.dedent(inspect.getsource(cls))
+    lines, [node] = source.splitlines(), ast.parse(source).body
+    assert isinstance(node, ast.ClassDef)
+    found = []
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            _, _, comment = lines[(part.end_lineno or 1) - 1].partition("  # ")
+            default = f" = {_default(cls, part.value)}" if part.value else ""
+            meaning = f": {comment}" if comment and not comment.startswith(("type:", "noqa", "fmt:")) else ""
+            found.append(f"- `{part.target.id}: {ast.unparse(part.annotation)}{default}`{meaning}")
+    return "\n".join(found)
+
+
+def _default(cls: type, value: ast.expr) -> str:
+    """Return a default as a reader wants it: constants by their value, what is made anew each time as an ellipsis."""
+    if isinstance(value, ast.Name):
+        return repr(getattr(sys.modules[cls.__module__], value.id))
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
+        return {"dict": "{}"}.get(given.get("default_factory", ""), given.get("default", "…"))
+    return ast.unparse(value)
+
+
+def signature(function: Callable[..., Any], name: str, *, returns: bool = True) -> str:
+    given = inspect.signature(function)
+    parameters = [parameter for parameter in given.parameters.values() if parameter.name != "self"]
+    gives = f" -> {given.return_annotation}" if returns and given.return_annotation is not given.empty else ""
+    texts, keywords = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
+            keywords = True
+            texts += [] if any(text.startswith("*") for text in texts) else ["*"]
+        texts.append(re.sub(r"Unpack\[(\w+)\]", r"\1", str(parameter).replace("'", "")))
+    line = f"{name}({', '.join(texts)}){gives}"
+    if len(line) <= WIDTH:
+        return line
+    return f"{name}(\n" + "".join(f"    {text},\n" for text in texts) + f"){gives}"
+
+
+def says(thing: Any, *, first: bool = False) -> str:
+    text = inspect.getdoc(thing) or ""
+    text = "" if inspect.isclass(thing) and text.startswith(f"{thing.__name__}(") else text  # a dataclass's own
+    text = text.split("\n\n")[0] if first else text
+    return re.sub(r"(?<!`)\b\w*<[A-Z]+>", r"`\g<0>`", text)  # what Markdown would take for HTML
+
+
+def source_of(module: Any, name: str) -> str:
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return ast.unparse(node.value)
+    raise LookupError(f"{module.__name__} has no {name}")
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    context = click.Context(cli.main, info_name="simonides")
+    parts = [says_help(cli.main), "## Options of every command", options(context, asked.common())]
+    for section in asked.SECTIONS:
+        inside = [made for made in cli.main.commands.values() if getattr(made, "section", "") == section]
+        parts += [f"## {section}", *(text for made in inside for text in _command(made, context))]
+    statuses = [f"- `{status}`: {meaning}" for status, meaning in cli.STATUSES]
+    return page("Command line", *parts, "## Exit status", "\n".join(statuses))
+
+
+def _command(command: click.Command, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=command.name, parent=parent)
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield f"### {context.command_path.partition(' ')[2]}\n\n```text\n{usage}\n```"
+    yield says_help(command)
+    yield options(context, [parameter for parameter in command.params if not getattr(parameter, "hidden", False)])
+    if example := getattr(command, "example", ""):
+        yield f"```text\n{example}\n```"
+    if isinstance(command, click.Group):
+        for inside in command.commands.values():
+            yield from _command(inside, context)
+
+
+def says_help(command: click.Command) -> str:
+    return inspect.cleandoc(command.help or "").replace("\b\n", "")
+
+
+def options(context: click.Context, parameters: Sequence[click.Parameter]) -> str:
+    records = [parameter.get_help_record(context) for parameter in parameters if isinstance(parameter, click.Option)]
+    return "\n".join(f"- `{names}`: {meaning}" for names, meaning in filter(None, records))
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    names = "\n".join(_setting(line) for line in fields(config.Settings).splitlines())
+    return page(
+        "Settings",
+        says(config.Settings),
+        "What is given in code counts before the environment, the environment before the configuration file, the file "
+        "before the default.",
+        names,
+        "`simonides config` shows every setting, its value, and where it comes from; `simonides config set zone "
+        "Europe/Lisbon` writes one to the configuration file, which is TOML. Two variables say where things lie: "
+        "`SIMONIDES_CONFIG` the configuration file, `SIMONIDES_HOME` the folder of `memory.db`; by default, where the "
+        "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
+        *(f"## {folder.capitalize()}\n\n{backends(folder)}" for folder in ("stores", "indexes", "embedders")),
+        "An embedder of `none` means no vectors: recall goes by words, and says so.",
+    )
+
+
+def _setting(line: str) -> str:
+    """Turn `- `index: str = 'flat:'`: …` into the name, its variable and its default."""
+    name, default, meaning = re.fullmatch(r"- `(\w+): str = '(.*?)'`(?:: (.*))?", line).groups()  # type: ignore[union-attr]
+    default = f", default `{default}`" if default else ""
+    return f"- `{name}` (`SIMONIDES_{name.upper()}`{default}){f': {meaning}' if meaning else ''}"
+
+
+def backends(folder: str) -> str:
+    """Return what each file of the folder that opens something says of itself, and of the options in its URL."""
+    found = []
+    for path in sorted((ROOT / "simonides" / folder).glob("*.py")):
+        text = path.read_text("utf-8")
+        if "\nopen = " in text:
+            first, *rest = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")
+            said = [first, *(part for part in rest if "`?" in part)]
+            found.append(f"- `{path.stem}:` {' '.join(' '.join(said).split())}")
+    return "\n".join(found) or "None yet."
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def failures() -> str:
+    above, *tree = says(errors).split("\n\n")
+    every = [errors.SimonidesError, *_below(errors.SimonidesError)]
+    return page(
+        "Errors",
+        above,
+        *(f"```text\n{part}\n```" for part in tree),
+        "Each has a `code`, which stays; a `message`, which says what to do and may change; and `retryable`, which "
+        "says whether the same call may succeed later. On the command line an error is one line on stderr (with "
+        "`--json`, an object) and an exit status.",
+        "\n".join(
+            f"- `{error.__name__}`: code `{error.code}`, {'retryable' if error.retryable else 'not retryable'}, "
+            f"exit status {cli.EXITS.get(error.code, 1)}. {says(error)}"
+            for error in every
+        ),
+    )
+
+
+def _below(cls: type[errors.SimonidesError]) -> Iterator[type[errors.SimonidesError]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
+PAGE: dict[str, Callable[[], str]] = {
+    "python.md": python,
+    "contracts.md": contracts,
+    "cli.md": command_line,
+    "settings.md": settings,
+    "errors.md": failures,
+}
+
+if __name__ == "__main__":
+    main()

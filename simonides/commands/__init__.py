@@ -1,0 +1,1 @@
+"""The commands of `simonides`. A command is a function; `asked.command` says its section and shows its examples."""

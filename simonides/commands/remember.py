@@ -1,0 +1,198 @@
+"""Remember and recall: the two things a memory is for, and looking at what it holds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from .. import shown, terminal
+from ..asked import (
+    PAIR,
+    REMEMBER,
+    Asked,
+    LocalTime,
+    command,
+    limit,
+    matching,
+    text_given,
+    the_record,
+    time_option,
+    timed,
+    which,
+)
+from ..errors import Invalid
+from ..kinds import Conversation, Document
+
+NOTHING = 1  # the exit status where nothing was found
+
+
+@command(
+    REMEMBER,
+    'simonides remember "The spare key is with Ana" --label home\n'
+    "git log -1 | simonides remember --folder work/bridge\n"
+    'simonides remember "I moved to Porto" --session talk-7 --role user --at 2026-09-12',
+)
+@click.argument("text", nargs=-1)
+@click.option("--role", metavar="ROLE", help="Who says it: user, assistant, system or tool.")
+@click.option("--name", metavar="NAME", help="The speaker's name.")
+@time_option("--at", "When it was said, or began to be true.")
+@time_option("--ends", "When it stops being true.")
+@click.option("--id", metavar="ID", help="An id of your own: the same write twice is one.")
+@click.option("--title", metavar="TEXT", help="The title of a new session.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="A label; may be given several times.")
+@click.option("--folder", metavar="PATH", help="A folder, like work/bridge.")
+@click.option("--importance", type=int, metavar="1..10", help="How much it matters; default: 5.")
+@click.option("--pin", "pinned", is_flag=True, help="Keep it at hand.")
+@click.option("--metadata", type=PAIR, multiple=True, help="Something of your own to keep with it.")
+def remember(asked: Asked, text: tuple[str, ...], metadata: tuple[tuple[str, Any], ...], **given: Any) -> None:
+    """Keep a text: the words given, or what is piped in.
+
+    A text that names a session, a role or a speaker is a message; any other is a note.
+    """
+    content = text_given(text)
+    if content is None:
+        raise Invalid('there is nothing to remember: simonides remember "…", or pipe a text in')
+    given |= {name: LocalTime.placed(given[name], asked.zone) for name in ("at", "ends")}
+    with asked.memory(new=True) as memory, terminal.busy("Remembering…", asked.quiet):
+        kept = memory.remember(content, metadata=dict(metadata), **given, **asked.whose)
+    if asked.json:
+        terminal.say_json(shown.as_json(kept))
+    elif asked.quiet:
+        terminal.say(kept.id)
+    else:
+        terminal.show(shown.plain(f"Kept as {kept.kind} {shown.short(kept.id)}."))
+
+
+@command(
+    REMEMBER,
+    'simonides recall "where do I live?"\n'
+    'simonides recall "the dose" --as-of 2026-05-01 --explain\n'
+    'simonides recall "bridge" --folder work --since 2026-06-01 -n 3 --json',
+)
+@click.argument("query", nargs=-1, required=True)
+@matching
+@timed
+@limit(10)
+@click.option("--explain", is_flag=True, help="Say why each was found.")
+def recall(asked: Asked, query: tuple[str, ...], limit: int, explain: bool, **filters: Any) -> int:
+    """Find what is worth having in mind for a question, best first."""
+    with asked.memory() as memory:
+        began = time.perf_counter()
+        with terminal.busy("Recalling…", asked.quiet):
+            found = memory.recall(" ".join(query), limit=limit, explain=explain, **which(asked, filters))
+        took_ms = 1000 * (time.perf_counter() - began)
+    notes = list(found.notes)
+    if asked.json:
+        hits = [shown.hit_as_json(hit) for hit in found]
+        terminal.say_json({"query": " ".join(query), "hits": hits, "notes": notes, "took_ms": round(took_ms, 3)})
+        return 0 if found else NOTHING
+    terminal.show(*shown.hits(list(found), asked.zone, explain=explain)) if found else None
+    remark(asked, *notes, *([] if found else ["nothing found"]))
+    return 0 if found else NOTHING
+
+
+@command(
+    REMEMBER,
+    'simonides context "what should I know before the vet?" --budget 800\n'
+    'simonides context "the tender" --folder work | pbcopy',
+)
+@click.argument("query", nargs=-1, required=True)
+@click.option("--budget", default=1500, show_default=True, metavar="TOKENS", help="At most this many tokens.")
+@matching
+@timed
+@limit(50)
+def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, **filters: Any) -> int:
+    """Print what to have in mind, ready for a prompt."""
+    with asked.memory() as memory, terminal.busy("Recalling…", asked.quiet):
+        found = memory.context(" ".join(query), budget=budget, limit=limit, **which(asked, filters))
+    notes = list(found.notes)
+    if asked.json:
+        citations = [shown.citation_as_json(citation) for citation in found.citations]
+        terminal.say_json({"text": found.text, "tokens": found.tokens, "citations": citations, "notes": notes})
+    elif found.text:
+        terminal.say(terminal.safe(found.text))
+        remark(asked, *notes, f"{found.tokens} tokens of {budget}")
+    else:
+        remark(asked, *notes, "nothing found")
+    return 0 if found.text else NOTHING
+
+
+@command(
+    REMEMBER,
+    "simonides list --label home\nsimonides list --kind note --since 2026-05-01 --json",
+    name="list",
+)
+@matching
+@timed
+@limit(20)
+@click.option("--after", metavar="ID", help="Go on after this record.")
+def list_(asked: Asked, limit: int, after: str | None, **filters: Any) -> int:
+    """List what is remembered, newest first."""
+    with asked.memory() as memory:
+        after = the_record(memory, after, asked).id if after else None
+        found = memory.find(limit=limit, after=after, **which(asked, filters))
+    if asked.json:
+        terminal.say_json([shown.as_json(record) for record in found])
+    elif found:
+        terminal.show(shown.records(found, asked.zone))
+    if len(found) == limit:
+        remark(asked, f"there may be more: add --after {shown.short(found[-1].id)}, or -n {limit * 5}")
+    elif not found:
+        remark(asked, "nothing found")
+    return 0 if found else NOTHING
+
+
+@command(REMEMBER, "simonides count --kind message --since 2026-05-01")
+@matching
+@timed
+def count(asked: Asked, **filters: Any) -> None:
+    """Count what matches."""
+    with asked.memory() as memory:
+        number = memory.count(**which(asked, filters))
+    terminal.say_json({"count": number}) if asked.json else terminal.say(str(number))
+
+
+@command(REMEMBER, "simonides show 8a3f21c0\nsimonides show 8a3f21c0 --json")
+@click.argument("id")
+def show(asked: Asked, id: str) -> None:
+    """Show one record, and what it is made of.
+
+    Of an id its end is enough, or its beginning, as long as no other has it.
+    """
+    with asked.memory() as memory:
+        record = the_record(memory, id, asked)
+        whole = isinstance(record.body, Conversation | Document)
+        parts = memory.messages(record.id, **asked.whose) if whole else []
+    if asked.json:
+        terminal.say_json(shown.as_json(record) | ({"parts": [shown.as_json(part) for part in parts]} if whole else {}))
+        return
+    terminal.show(*shown.card(record, asked.zone))
+    if parts:
+        terminal.show("", shown.records(parts, asked.zone))
+
+
+@command(REMEMBER, "simonides conversations\nsimonides conversations --since 2026-05-01 --label travel")
+@matching
+@timed
+@limit(20)
+def conversations(asked: Asked, limit: int, **filters: Any) -> int:
+    """List the conversations, newest first."""
+    with asked.memory() as memory:
+        found = memory.conversations(limit=limit, **which(asked, filters))
+        counted = [(record, memory.count(conversation=record.id, **asked.whose)) for record in found]
+    if asked.json:
+        terminal.say_json([shown.as_json(record) | {"messages": messages} for record, messages in counted])
+    elif counted:
+        terminal.show(shown.conversations(counted, asked.zone))
+    else:
+        remark(asked, "nothing found")
+    return 0 if counted else NOTHING
+
+
+def remark(asked: Asked, *remarks: str) -> None:
+    """Say something beside the answer, unless only the answer is wanted."""
+    if not asked.quiet:
+        for text in remarks:
+            terminal.tell(f"simonides: {text}")

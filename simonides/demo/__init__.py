@@ -1,0 +1,1 @@
+"""What `simonides demo` shows: an invented archive, and a short story told with it."""

@@ -1,0 +1,1 @@
+"""Vector indexes: one file each; a URL's scheme is a file's name."""

@@ -1,0 +1,61 @@
+"""Brings a store of an older release up to date, one step after another, with a copy of the file made before.
+
+A step is SQL that leads from the schema before it to its number. `sqlite_schema.sql` is the newest; a new schema means a
+new number here, a step to it, and a database of the old release in `tests/released/`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import apsw
+
+from ..errors import Damaged
+
+SCHEMA = 1
+STEPS: Mapping[int, str] = {}
+
+
+def migrate(db: apsw.Connection, path: str | None, steps: Mapping[int, str] = STEPS, newest: int = SCHEMA) -> None:
+    """Bring the open database to the newest schema; all steps, or none. The copy is `<path>.before-<newest>`."""
+    if version(db) == newest:
+        return
+    db.execute("BEGIN IMMEDIATE")  # whoever comes second waits here, and finds it done
+    try:
+        if (found := version(db)) < newest:
+            if path is not None:
+                copy_beside(path, newest)
+            for step in range(found + 1, newest + 1):
+                db.execute(steps[step])
+            db.execute(f"PRAGMA user_version = {newest}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def version(db: apsw.Connection) -> int:
+    [(found,)] = db.execute("PRAGMA user_version").fetchall()
+    assert isinstance(found, int)
+    return found
+
+
+def check_known(db: apsw.Connection, path: str | None) -> None:
+    if (found := version(db)) > SCHEMA:
+        raise Damaged(f"{path} was made by a newer Simonides (schema {found}, this one knows {SCHEMA}): update it")
+
+
+def copy_beside(path: str, newest: int) -> Path:
+    """Copy what is committed, through a connection of its own, and flush it to the disk."""
+    target = Path(f"{path}.before-{newest}")
+    target.unlink(missing_ok=True)
+    reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        reader.execute("VACUUM INTO ?", (str(target),))
+    finally:
+        reader.close()
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return target

@@ -1,0 +1,1 @@
+"""What every backend owes: suites to subclass, shipped for those who write one."""
