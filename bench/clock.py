@@ -69,6 +69,4 @@ def of_laps(laps: Sequence[Lap]) -> Figure:
 
 def rate(count: int, laps: Sequence[Lap]) -> Figure:
     """Return how many a second, when each lap did `count` of them."""
-    return Figure(
-        count / median(lap.wall_s for lap in laps), cpu=median(lap.cpu_s for lap in laps) / count * 1e6
-    )
+    return Figure(count / median(lap.wall_s for lap in laps), cpu=median(lap.cpu_s for lap in laps) / count * 1e6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from simonides.query import Query
 from simonides.store import Store
 
@@ -42,7 +43,7 @@ async def stored(store: Store, query: Query, model: str, dimension: int) -> Stor
     extent = await store.extent(query.scope, model)
     halves = np.zeros((extent.slots, dimension), np.float16)
     for start in range(0, extent.slots, BLOCK):
-        found = [row for row in await store.vectors(query.scope, model, start=start, limit=BLOCK)]
+        found = await store.vectors(query.scope, model, start=start, limit=BLOCK)
         at = [slot for slot, _ in found]
         halves[at] = np.frombuffer(b"".join(half for _, half in found), "<f2").reshape(-1, dimension)
     return Stored(store, model, halves)

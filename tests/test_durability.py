@@ -21,7 +21,19 @@ from typing import Any
 import pytest
 
 import simonides
-from simonides import AsyncMemory, Conflict, Damaged, Full, Invalid, Memory, Note, Record, Scope, SimonidesError, Unavailable
+from simonides import (
+    AsyncMemory,
+    Conflict,
+    Damaged,
+    Full,
+    Invalid,
+    Memory,
+    Note,
+    Record,
+    Scope,
+    SimonidesError,
+    Unavailable,
+)
 from simonides.store import Change
 from simonides.stores import sqlite
 
@@ -120,11 +132,15 @@ def test_no_acknowledged_write_is_lost_when_processes_are_killed(durability: str
     acknowledged: dict[tuple[str, int], str] = {}
     for round in range(rounds):
         writers = [child(WRITES, url, f"{round}-{n}") for n in range(2)]
-        lines = [line for writer in writers for line in read(writer, chance.randint(1, 40)) + killed(writer)]
+        lines = [line for writer in writers for line in read(writer, chance.randint(1, 30)) + killed(writer)]
         acknowledged |= {(id, int(version)): text for id, version, text in map(str.split, lines)}
         with Memory(url) as memory:
             assert memory.doctor() == []
-            versions = [v for record in memory.find(archived=True, newest=False, limit=10_000) for v in memory.history(record.id)]
+            versions = [
+                v
+                for record in memory.find(archived=True, newest=False, limit=10_000)
+                for v in memory.history(record.id)
+            ]
             kept = {(record.id, record.version): record.text.encode().hex() for record in versions}
             for id, version in acknowledged.keys() - kept.keys():
                 kept[id, version] = memory.history(id)[version - 1].text.encode().hex()  # what was superseded
@@ -144,7 +160,8 @@ memory, n = Memory(sys.argv[1]), 0
 while True:
     n += 1
     label = f"{sys.argv[2]}-{n}"
-    memory.remember([{"role": "user", "content": f"{label}: {k} " + "words " * 40} for k in range(100)], session=label, labels=label)
+    turns = [{"role": "user", "content": f"{label}: {k} " + "words " * 40} for k in range(100)]
+    memory.remember(turns, session=label, labels=label)
     print(label, flush=True)
 """
 
@@ -172,7 +189,7 @@ url, die_at, counted = sys.argv[1], sys.argv[2], [0]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 def trace(cursor, sql, values):
-    if armed:
+    if armed and (sql.split()[0] not in ("SELECT", "PRAGMA") or "checkpoint" in sql):
         counted[0] += 1
         if die_at == str(counted[0]):
             die()
@@ -197,7 +214,9 @@ def filled(home: Path) -> str:
     with Memory(url) as memory:
         memory.remember([f"stays {n} " + "words " * 30 for n in range(20)], user="stays")
         for n, secret in enumerate(SECRETS):
-            kept = memory.remember(secret, user="gone", id=f"gone-{n}", labels=["quartzite"], metadata={"k": "feldspar"})
+            kept = memory.remember(
+                secret, user="gone", id=f"gone-{n}", labels=["quartzite"], metadata={"k": "feldspar"}
+            )
             memory.revise(kept.id, text=f"{secret}, and so on")
         (home / "me.db-files" / "exports").mkdir(parents=True, exist_ok=True)
         memory.export()
@@ -221,7 +240,9 @@ def check_all_or_nothing(home: Path, url: str) -> bool:
         from simonides.exports import read as exported
 
         for path in home.rglob("*.jsonl*"):
-            assert [record.text for record in exported(path) if "zirconium" in getattr(record, "text", "zirconium")] == []
+            assert [
+                record.text for record in exported(path) if "zirconium" in getattr(record, "text", "zirconium")
+            ] == []
     return True
 
 
@@ -234,7 +255,7 @@ def test_a_forget_that_is_killed_at_any_statement_is_done_or_undone(home: Path) 
     for point in points:
         (folder := home / str(point)).mkdir()
         process = child(FORGETS, url := filled(folder), point)
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.wait(PATIENCE) in (-signal.SIGKILL, 0)  # 0: with fewer statements this time it came to its end
         process.communicate()
         outcomes.append(check_all_or_nothing(folder, url))
     assert outcomes == sorted(outcomes) and {*outcomes} == {True, False}  # undone up to some point, done from there on
@@ -286,7 +307,9 @@ def test_two_processes_that_write_at_once_lose_nothing(home: Path) -> None:
         assert {record.id for record in memory.find(limit=1000, kinds=["note", "message"])} == set(ids)
         assert len(memory.conversations()) == 2 and memory.doctor() == []
     log = log_of(url)
-    assert [change.seq for change in log] == list(range(1, 243)) and [change.at for change in log] == sorted(c.at for c in log)
+    assert [change.seq for change in log] == list(range(1, 243)) and [change.at for change in log] == sorted(
+        c.at for c in log
+    )
 
 
 READS = """
@@ -366,6 +389,20 @@ def test_two_processes_may_make_the_same_store_at_the_same_moment(home: Path) ->
         finished(maker, "\n")
 
 
+def test_many_threads_may_make_the_same_store_at_the_same_moment(home: Path) -> None:
+    def make(path: str) -> str:
+        together.wait(PATIENCE)
+        with Memory(path) as memory:
+            return memory.remember("hello").id
+
+    together = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for round in range(25):
+            ids = set(pool.map(make, [f"{round}.db"] * 8))
+            with Memory(f"{round}.db") as memory:
+                assert {record.id for record in memory.find()} == ids and len(ids) == 8 and memory.doctor() == []
+
+
 # -- a full disk ------------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +465,9 @@ def test_forgetting_on_a_full_disk_is_done_or_refused_and_can_be_done_later(smal
             assert isinstance(error, Full | Unavailable)
             gone = False
             left = memory.count(user="gone")
-            assert left == 1 or "nothing of this call was kept" not in str(error), "it was erased, and says that it was not"
+            assert left == 1 or "nothing of this call was kept" not in str(error), (
+                "it was erased, and says that it was not"
+            )
     with Memory(url) as memory:  # opens while there is no room, whatever was cut off
         assert memory.count(user="u") == len(kept)
     ballast.unlink()
@@ -473,7 +512,16 @@ def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesErro
     return caught.value
 
 
-@pytest.mark.parametrize("content", [b"this is no database\n" * 500, b"SQLite format 3\x00" + b"\xff" * 9000, random.Random(1).randbytes(9000), b"x", b"my to-do list\n" * 9])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"this is no database\n" * 500,
+        b"SQLite format 3\x00" + b"\xff" * 9000,
+        random.Random(1).randbytes(9000),
+        b"x",
+        b"my to-do list\n" * 9,
+    ],
+)
 def test_a_file_that_is_no_database_is_left_as_it_is(content: bytes, home: Path) -> None:
     (home / "me.db").write_bytes(content)
     assert isinstance(refused(Memory, "me.db"), Damaged)
@@ -556,7 +604,9 @@ def test_a_folder_that_may_not_be_written_is_an_error_of_ours(monkeypatch: pytes
         monkeypatch.setenv("SIMONIDES_CONFIG", str(folder / "config.toml"))
         with Memory(folder / "old.db") as memory:
             memory.remember("old")
-        assert finished(child(NOBODY, folder / "new.db", folder / "sub" / "new.db", folder / "old.db")) == ["refused"] * 3
+        assert (
+            finished(child(NOBODY, folder / "new.db", folder / "sub" / "new.db", folder / "old.db")) == ["refused"] * 3
+        )
         assert [path.name for path in folder.iterdir() if path.name.startswith("new") or path.name == "sub"] == []
 
 
@@ -585,7 +635,9 @@ async def test_64_callers_of_one_asynchronous_memory_lose_nothing(home: Path) ->
     async def caller(memory: AsyncMemory, n: int) -> list[Record]:
         kept = []
         for k in range(10):
-            kept.append(await memory.remember(f"caller {n} says {k}", user=f"u{n % 8}", session=f"s{n % 3}" if n % 2 else None))
+            kept.append(
+                await memory.remember(f"caller {n} says {k}", user=f"u{n % 8}", session=f"s{n % 3}" if n % 2 else None)
+            )
             assert await memory.get(kept[-1].id, user=f"u{n % 8}") == kept[-1]
             await memory.recall("caller", user=f"u{n % 8}", limit=3)
         return kept
@@ -596,7 +648,8 @@ async def test_64_callers_of_one_asynchronous_memory_lose_nothing(home: Path) ->
         found = await memory.find(kinds=["note", "message"], limit=1000)
         assert {record.id: record for record in found} == {record.id: record for record in kept}
         assert len(await memory.conversations()) == 12 and await memory.doctor() == []
-    assert [change.seq for change in log_of(f"sqlite:///{home}/me.db")] == list(range(1, 653))
+    log = await asyncio.to_thread(log_of, f"sqlite:///{home}/me.db")
+    assert [change.seq for change in log] == list(range(1, 653))
 
 
 @pytest.mark.parametrize("url", ["me.db", ":memory:"])
@@ -618,19 +671,24 @@ def test_16_threads_that_share_a_memory_lose_nothing(url: str, home: Path) -> No
 async def test_of_many_writers_of_one_id_one_wins_and_no_neighbour_is_harmed(home: Path) -> None:
     async with AsyncMemory("me.db") as memory:
         same = [memory.remember(f"text {n}", id="same", space="new") for n in range(32)]
-        lists = [memory.remember([{"content": f"{n}", "id": "twice"}, {"content": "other", "id": "twice"}], space="new") for n in range(8)]
+        lists = [
+            memory.remember([{"content": f"{n}", "id": "twice"}, {"content": "other", "id": "twice"}], space="new")
+            for n in range(8)
+        ]
         others = [memory.remember(f"neighbour {n}", space="new") for n in range(32)]
         said = await asyncio.gather(*same, *lists, *others, return_exceptions=True)
         won = [each for each in said[:32] if isinstance(each, Record)]
         assert len(won) == 1 and all(isinstance(each, Conflict) for each in said[:40] if each is not won[0])
         assert await memory.get("same", space="new") == won[0]
-        assert await memory.count(kinds="note", space="new") == 33
+        assert await memory.count(space="new") == 33  # and nothing of the lists
         assert await memory.count() == 0 and await memory.doctor() == []
 
 
 async def test_a_caller_that_is_cancelled_harms_nobody(home: Path) -> None:
     async with AsyncMemory("me.db") as memory:
-        tasks = [asyncio.create_task(memory.remember([f"{n} says one", f"{n} says two"], labels=f"n{n}")) for n in range(40)]
+        tasks = [
+            asyncio.create_task(memory.remember([f"{n} says one", f"{n} says two"], labels=f"n{n}")) for n in range(40)
+        ]
         for step, task in enumerate(tasks):
             if step % 2:
                 task.cancel()
@@ -668,7 +726,7 @@ def test_a_healthy_memory_has_no_complaints_whatever_was_read_and_written_before
 # -- closing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 5, 20])
+@pytest.mark.parametrize("steps", [0, 2, 20])
 @pytest.mark.parametrize("url", ["me.db", ":memory:"])
 async def test_closing_answers_everybody_who_still_waits(url: str, steps: int, home: Path) -> None:
     memory = await AsyncMemory(url).open()
@@ -677,7 +735,7 @@ async def test_closing_answers_everybody_who_still_waits(url: str, steps: int, h
     for _ in range(steps):
         await asyncio.sleep(0)
     await asyncio.wait_for(memory.close(), PATIENCE)
-    _, waiting = await asyncio.wait(tasks, timeout=5)
+    _, waiting = await asyncio.wait(tasks, timeout=4)
     for task in waiting:
         task.cancel()
     assert not waiting, f"{len(waiting)} callers wait for ever"
@@ -701,7 +759,12 @@ def threads(count: int, work: Callable[[], None]) -> Iterator[list[threading.Thr
 
 def test_closing_answers_every_thread_that_still_waits(home: Path) -> None:
     for round in range(5):
-        memory, kept, errors, begun = Memory(f"{round}.db"), list[Record](), list[BaseException](), threading.Semaphore(0)
+        memory, kept, errors, begun = (
+            Memory(f"{round}.db"),
+            list[Record](),
+            list[BaseException](),
+            threading.Semaphore(0),
+        )
 
         def work() -> None:
             try:
@@ -716,22 +779,36 @@ def test_closing_answers_every_thread_that_still_waits(home: Path) -> None:
                 assert begun.acquire(timeout=PATIENCE)
             memory.close()
             for thread in started:
-                thread.join(5)
-        assert not any(thread.is_alive() for thread in started), "a thread waits for ever"
+                thread.join(4)
+            assert not any(thread.is_alive() for thread in started), "a thread waits for ever"
         assert len(errors) == 8 and all(isinstance(error, Invalid) for error in errors), errors
         with Memory(f"{round}.db") as again:
             assert {record.id for record in kept} <= {record.id for record in again.find(limit=10_000)}
 
 
 USES: dict[str, Callable[[Any], Any]] = {
-    "remember": lambda m: m.remember("x"), "recall": lambda m: m.recall("x"), "context": lambda m: m.context("x"),
-    "get": lambda m: m.get("x"), "find": lambda m: m.find(), "count": lambda m: m.count(), "history": lambda m: m.history("x"),
-    "messages": lambda m: m.messages("x"), "conversations": lambda m: m.conversations(), "revise": lambda m: m.revise("x", text="y"),
-    "supersede": lambda m: m.supersede("x", "y"), "retract": lambda m: m.retract("x"), "forget": lambda m: m.forget("x"),
-    "certificates": lambda m: m.certificates(), "export": lambda m: m.export("x.jsonl"), "keep": lambda m: m.keep([]),
-    "restore": lambda m: m.restore([]), "stats": lambda m: m.stats(), "doctor": lambda m: m.doctor(),
-    "rebuild": lambda m: m.rebuild(), "settle": lambda m: m.settle(),
-}  # fmt: skip
+    "remember": lambda m: m.remember("x"),
+    "recall": lambda m: m.recall("x"),
+    "context": lambda m: m.context("x"),
+    "get": lambda m: m.get("x"),
+    "find": lambda m: m.find(),
+    "count": lambda m: m.count(),
+    "history": lambda m: m.history("x"),
+    "messages": lambda m: m.messages("x"),
+    "conversations": lambda m: m.conversations(),
+    "revise": lambda m: m.revise("x", text="y"),
+    "supersede": lambda m: m.supersede("x", "y"),
+    "retract": lambda m: m.retract("x"),
+    "forget": lambda m: m.forget("x"),
+    "certificates": lambda m: m.certificates(),
+    "export": lambda m: m.export("x.jsonl"),
+    "keep": lambda m: m.keep([]),
+    "restore": lambda m: m.restore([]),
+    "stats": lambda m: m.stats(),
+    "doctor": lambda m: m.doctor(),
+    "rebuild": lambda m: m.rebuild(),
+    "settle": lambda m: m.settle(),
+}
 
 
 @pytest.mark.parametrize("name", USES)

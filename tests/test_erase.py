@@ -143,14 +143,17 @@ def test_forgetting_takes_exactly_what_the_preview_shows(target: str, memory: Me
     left = {key: versions for key, versions in before.items() if key not in {(space, id) for id in preview.ids}}
     assert everything_in(memory) == left
     named = {key: value for key, value in TARGETS[target].items() if key != "everything"}
+    labels = {named["labels"]} if isinstance(named.get("labels"), str) else set(named.get("labels", ()))
     wholes = {id for id in preview.ids if id in preview.derived}
     expected = {
         record.id
         for (where, _), versions in before.items()
         for record in versions[-1:]
         if where == space
-        and all(getattr(record.scope, level) == named[level] for level in ("user", "session", "agent") if level in named)
-        and ("labels" not in named or {named["labels"]} <= set(record.labels) or set(named["labels"]) <= set(record.labels))
+        and all(
+            getattr(record.scope, level) == named[level] for level in ("user", "session", "agent") if level in named
+        )
+        and labels <= set(record.labels)
         and ("folder" not in named or (record.folder or "").split("/")[0] == named["folder"])
         and ("since" not in named or (record.at is not None and record.at >= named["since"]))
         and ("until" not in named or (record.at is not None and record.at < named["until"]))
@@ -185,7 +188,9 @@ def test_parts_and_what_was_derived_go_too(memory: Memory) -> None:
     derived = memory.remember("summary", links=[Link("derived_from", part.id) for part in parts])
     further = memory.remember("summary of the summary", links=[Link("derived_from", derived.id)])
     other = memory.remember("another source")
-    mixed = memory.remember("summary of both", links=[Link("derived_from", parts[0].id), Link("derived_from", other.id)])
+    mixed = memory.remember(
+        "summary of both", links=[Link("derived_from", parts[0].id), Link("derived_from", other.id)]
+    )
     certificate = memory.forget(whole.id)
     assert set(certificate.ids) == {whole.id, *(part.id for part in parts), derived.id, further.id}
     assert set(certificate.derived) == set(certificate.ids) - {whole.id}
@@ -226,7 +231,14 @@ def test_what_was_erased_is_found_by_no_way_of_asking(memory: Memory) -> None:
     memory.forget(user="ana")
     for name in ("get", "history", "retract", "messages", "forget"):
         assert isinstance(refused(getattr(memory, name), kept.id, user="ana"), NotFound)
-    for clocks in ({}, {"as_of": JUNE + DAY}, {"known_at": known}, {"archived": True}, {"pinned": True}, {"labels": "private"}):
+    for clocks in (
+        {},
+        {"as_of": JUNE + DAY},
+        {"known_at": known},
+        {"archived": True},
+        {"pinned": True},
+        {"labels": "private"},
+    ):
         assert memory.find(user="ana", shared=False, **clocks) == []
         assert SECRET not in " ".join(texts(memory.recall(SECRET, user="ana", **clocks)))
         assert "zirconium" not in memory.context(SECRET, **clocks).text
@@ -252,7 +264,13 @@ def test_the_certificate_says_what_went_and_nothing_of_what_it_said(memory: Memo
     certificate = memory.forget(user="ana")
     assert set(certificate.ids) == {record.id for record in kept} and certificate.count == 2
     places = dict(certificate.places)
-    assert (places["records"], places["versions"], places["words"], places["vectors"], places["exports"]) == (2, 3, 3, 3, 3)
+    assert (places["records"], places["versions"], places["words"], places["vectors"], places["exports"]) == (
+        2,
+        3,
+        3,
+        3,
+        3,
+    )
     assert certificate.scope.user == "ana" and certificate.derived == () and certificate.method
     said = repr(asdict(certificate)).lower()
     assert not any(word in said for word in ("zirconium", "tamarind", "quartzit", "feldspar", "key lies"))
@@ -275,16 +293,40 @@ def test_certificates_outlive_the_process_in_their_order(home: Path) -> None:
 def test_no_byte_of_anything_that_was_said_stays(memory: Memory, home: Path) -> None:
     name = "Żółć"
     kept = memory.remember(
-        "the zirconium key, 鍵は木の下", user="ana", labels=["quartzite label"], folder="feldspar/mica", source="obsidian",
-        metadata={"basalt": {"deep": ["gneiss"]}}, role="user", name=name, session="s", title="Tamarind affair",
-    )  # fmt: skip
+        "the zirconium key, 鍵は木の下",
+        user="ana",
+        labels=["quartzite label"],
+        folder="feldspar/mica",
+        source="obsidian",
+        metadata={"basalt": {"deep": ["gneiss"]}},
+        role="user",
+        name=name,
+        session="s",
+        title="Tamarind affair",
+    )
     memory.revise(kept.id, text="no longer zirconium but porphyry", user="ana")
     memory.revise(kept.id, labels=["dolomite"], metadata={"marble": 1}, user="ana")
     memory.revise(kept.id, text="harmless", labels=[], folder="", metadata={}, user="ana")
     traces = (
-        b"zirconium", b"porphyry", b"quartzite", b"feldspar", b"mica", b"obsidian", b"basalt", b"gneiss", b"tamarind", b"dolomite",
-        b"marble", "鍵は木の下".encode(), "鍵は".encode(), name.encode(), "żółć".encode(), "zołc".encode(), b"porphyri", b"quartzit",
-    )  # fmt: skip
+        b"zirconium",
+        b"porphyry",
+        b"quartzite",
+        b"feldspar",
+        b"mica",
+        b"obsidian",
+        b"basalt",
+        b"gneiss",
+        b"tamarind",
+        b"dolomite",
+        b"marble",
+        "鍵は木の下".encode(),
+        "鍵は".encode(),
+        name.encode(),
+        "żółć".encode(),
+        "zołc".encode(),
+        b"porphyri",
+        b"quartzit",
+    )
     memory.forget(user="ana")
     assert gone(home, *traces)
     memory.close()
@@ -298,7 +340,9 @@ def test_no_byte_of_a_text_of_any_size_stays(size: int, memory: Memory, home: Pa
     kept = memory.remember(" ".join(words))
     memory.remember([f"later {n}" for n in range(20)])
     memory.forget(kept.id)
-    wanted = [word.encode() for word in (words if len(words) < 300 else chance.sample(words, 300) + words[:20] + words[-20:])]
+    wanted = [
+        word.encode() for word in (words if len(words) < 300 else chance.sample(words, 300) + words[:20] + words[-20:])
+    ]
     stems = [word[:10] for word in wanted]
     assert gone(home, *wanted, *stems)
 
@@ -309,12 +353,23 @@ def test_no_byte_stays_where_rows_moved_between_pages_before(memory: Memory, hom
     for n in range(150):
         secret = f"{chance.randbytes(6).hex()}secret"
         secrets.append(secret)
-        kept.append(memory.remember(f"{secret} " + "w" * chance.randint(1, 900), user="gone", id=f"{chance.randbytes(4).hex()}-{n}", labels=[f"{secret}label"]))
-        memory.remember(f"stays {n} " + "v" * chance.randint(1, 900), user="stays", id=f"{chance.randbytes(4).hex()}-stays{n}")
-    for n in range(300):
+        kept.append(
+            memory.remember(
+                f"{secret} " + "w" * chance.randint(1, 900),
+                user="gone",
+                id=f"{chance.randbytes(4).hex()}-{n}",
+                labels=[f"{secret}label"],
+            )
+        )
+        memory.remember(
+            f"stays {n} " + "v" * chance.randint(1, 900), user="stays", id=f"{chance.randbytes(4).hex()}-stays{n}"
+        )
+    for _ in range(300):
         record = chance.choice(kept)
         secrets.append(secret := f"{chance.randbytes(6).hex()}again")
-        memory.revise(record.id, text=f"{secret} " + "z" * chance.randint(1, 2000), labels=[f"{secret}label"], user="gone")
+        memory.revise(
+            record.id, text=f"{secret} " + "z" * chance.randint(1, 2000), labels=[f"{secret}label"], user="gone"
+        )
     halves = chance.sample([record.id for record in kept], 75)
     memory.forget(*halves)
     memory.forget(user="gone")
@@ -342,7 +397,7 @@ def test_no_byte_of_many_short_records_stays(memory: Memory, home: Path) -> None
 def test_no_word_stays_in_the_full_text_index_whatever_was_merged_in_it(memory: Memory, home: Path) -> None:
     chance = random.Random(5)
     words = ["".join(chance.choices("bcdfghjklmnpqrstvwxz", k=8)) for _ in range(2000)]
-    for n in range(200):  # single writes make many segments, which are merged
+    for _n in range(200):  # single writes make many segments, which are merged
         memory.remember(" ".join(chance.sample(words[:1000], 12)), user="gone")
         memory.remember(" ".join(chance.sample(words[1000:], 12)), user="stays")
     memory.forget(user="gone")
@@ -409,7 +464,10 @@ def vectors_of(home: Path, id: str) -> list[bytes]:
 
     db = apsw.Connection(str(home / "me.db"))
     try:
-        return [row[0] for row in db.execute("SELECT v.value FROM vectors v JOIN records r ON r.row = v.row WHERE r.id = ?", (id,))]
+        return [
+            row[0]
+            for row in db.execute("SELECT v.value FROM vectors v JOIN records r ON r.row = v.row WHERE r.id = ?", (id,))
+        ]
     finally:
         db.close()
 
@@ -431,7 +489,14 @@ async def test_what_is_forgotten_while_it_is_being_embedded_leaves_no_vector(hom
             stats = await memory.stats()
             assert stats["vectors"] == stats["versions"] == 1 and await memory.doctor() == []
             [hit] = await memory.recall("something else")
-            assert next(factor for factor in (await memory.recall("something else", explain=True))[0].why if factor.name == "near").value > 0
+            assert (
+                next(
+                    factor
+                    for factor in (await memory.recall("something else", explain=True))[0].why
+                    if factor.name == "near"
+                ).value
+                > 0
+            )
             assert hit.id == "same"
             await memory.forget("same")
     assert gone(home, *WORDS)
@@ -440,7 +505,9 @@ async def test_what_is_forgotten_while_it_is_being_embedded_leaves_no_vector(hom
 # -- as a rule --------------------------------------------------------------------------------------------------------
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["remember", "remember", "revise", "label", "forget"]), st.integers(0, 7), st.integers(1, 3000)),
+    st.tuples(
+        st.sampled_from(["remember", "remember", "revise", "label", "forget"]), st.integers(0, 7), st.integers(1, 3000)
+    ),
     min_size=3,
     max_size=25,
 )
@@ -484,7 +551,9 @@ def test_whatever_happened_before_what_is_erased_is_gone_and_the_rest_is_intact(
             for id, versions in live.items():
                 history = memory.history(id)
                 assert [record.text.encode() for record in history] == [record.text.encode() for record in versions]
-                assert [(record.labels, record.metadata) for record in history] == [(r.labels, r.metadata) for r in versions]
+                assert [(record.labels, record.metadata) for record in history] == [
+                    (r.labels, r.metadata) for r in versions
+                ]
                 assert versions[-1].text.split()[0] in " ".join(texts(memory.recall(versions[-1].text.split()[0])))
             assert memory.count() == len(live)
         assert gone(home, *erased)

@@ -924,3 +924,58 @@ def test_links_and_clocks_come_back_through_the_importer(tmp_path: Path) -> None
     )
     path = exports.write(tmp_path / "x.jsonl", [record])
     assert records(path) == [record]
+
+
+def test_a_cut_export_gives_the_versions_that_precede_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    versions = exported(path, *(os.urandom(99).hex() for _ in range(999)))
+    path.write_bytes(path.read_bytes()[:-5000])
+    found, problems = both(path)
+    assert found == versions[: len(found)] and len(found) > 100
+    assert problems and problems[-1].file == str(path)
+
+
+# -- other people's formats --------------------------------------------------------------------------------------------
+
+THEIRS = """
+from simonides.kinds import Note
+from simonides.record import Record
+name = "Diary"
+def recognises(path, head): return head.startswith(b"DIARY")
+def read(path, scope):
+    with path.open("rb") as file:
+        yield Record(scope=scope, id="d", body=Note(text=file.read().decode()))
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Make a package of somebody else's that names an importer, the way an installed one does."""
+
+    def put(module: str) -> None:
+        site = tmp_path / "site"
+        (site / "diary-1.dist-info").mkdir(parents=True)
+        (site / "diary_format.py").write_text(THEIRS)
+        (site / "diary-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: diary\nVersion: 1\n")
+        entry = f"[simonides.importers]\ndiary = {module}\n"
+        (site / "diary-1.dist-info" / "entry_points.txt").write_text(entry)
+        monkeypatch.syspath_prepend(str(site))
+        importers.formats.cache_clear()
+
+    yield put
+    importers.formats.cache_clear()
+
+
+def test_an_importer_of_another_package_is_found_and_shows_progress(
+    written: Written, install: Callable[[str], None]
+) -> None:
+    install("diary_format")
+    told: list[int] = []
+    [found] = importers.read([written("x.md", b"DIARY of me")], ME, told.append)
+    assert isinstance(found, Record) and found.text == "DIARY of me" and told[-1] == 11
+
+
+def test_an_importer_that_cannot_be_loaded_says_which(install: Callable[[str], None]) -> None:
+    install("no_such_module")
+    with pytest.raises(Unavailable, match="diary"):
+        importers.formats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import math
@@ -27,8 +28,8 @@ from simonides import (
     Link,
     Memory,
     Message,
-    NotFound,
     Note,
+    NotFound,
     Record,
     Scope,
     SimonidesError,
@@ -261,12 +262,41 @@ def test_an_unknown_argument_is_refused_where_there_are_none(name: str, memory: 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_no_empty_or_wild_name_ever_means_everyone(name: str, level: str, memory: Memory) -> None:
     memory.remember("somebody's", user="ana", session="s", agent="a")
-    values: list[Any] = ["", " ", "\t", "*", "%", "**", "?", LONE, 5, True, b"ana", ["ana"], {"$ne": "x"}, "a\x00b", "x" * 201]
+    values: list[Any] = [
+        "",
+        " ",
+        "\t",
+        "*",
+        "%",
+        "**",
+        "?",
+        LONE,
+        5,
+        True,
+        b"ana",
+        ["ana"],
+        {"$ne": "x"},
+        "a\x00b",
+        "x" * 201,
+    ]
     for value in values:
         assert isinstance(refused(getattr(memory, name), *ARGUMENTS[name], **{level: value}), Invalid), value
 
 
-BAD_TEXTS: list[Any] = ["", " ", "\n\t ", "\u2003", LONE, "\udfff", None, 5, True, b"bytes", object(), 1.5]
+BAD_TEXTS: list[Any] = [
+    "",
+    " ",
+    "\n\t ",
+    "\u2003",
+    LONE,
+    "\udfff",
+    None,
+    5,
+    True,
+    b"bytes",
+    pytest.param(object(), id="object"),
+    1.5,
+]
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS, ids=ascii)
@@ -478,7 +508,10 @@ def test_a_memory_that_cannot_be_meant_is_not_opened(make: Callable[[], Any], ho
 
 def test_nothing_of_a_list_is_kept_when_one_of_it_is_refused(memory: Memory) -> None:
     refused(memory.remember, ["good", "also good", ""], user="ana")
-    refused(memory.remember, [{"role": "user", "content": "good", "id": "a"}, {"role": "user", "content": "other", "id": "a"}])
+    refused(
+        memory.remember,
+        [{"role": "user", "content": "good", "id": "a"}, {"role": "user", "content": "other", "id": "a"}],
+    )
     assert memory.find() == [] and memory.conversations() == [] and memory.stats()["changes"] == 0
 
 
@@ -494,12 +527,27 @@ def test_a_memory_text_that_is_a_path_is_just_a_text(memory: Memory, home: Path)
 
 TEXTS = [
     "caf\u00e9 and cafe\u0301 are not the same bytes",
-    "nul\x00in\x00the middle", "\x00", "bell\x07 and escape\x1b[31m", "\ufeffwith a byte order mark", "\ufffe \uffff",
-    "one\r\ntwo\rthree\nfour\u2028five\u2029six\x85", "  leading and trailing\t\n ", "\n\nblank lines\n\n",
-    "שלום עולם مرحبا بالعالم \u202eright to left\u202c", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇵🇹", "数据库 데이터 データ ฐานข้อมูล हिन्दी",
-    "'; DROP TABLE records; --", "{{template}} ${HOME} %s %n <script>", '"quoted" \\ back\\slash', "\U0010ffff", "İıſßẞŉ",
-    "Z̸̢a̷l̴g̵o̶", "a" * 100_000, "word " * 200_000, "\u0300 begins with a mark",
-]  # fmt: skip
+    "nul\x00in\x00the middle",
+    "\x00",
+    "bell\x07 and escape\x1b[31m",
+    "\ufeffwith a byte order mark",
+    "\ufffe \uffff",
+    "one\r\ntwo\rthree\nfour\u2028five\u2029six\x85",
+    "  leading and trailing\t\n ",
+    "\n\nblank lines\n\n",
+    "שלום עולם مرحبا بالعالم \u202eright to left\u202c",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇵🇹",
+    "数据库 데이터 データ ฐานข้อมูล हिन्दी",
+    "'; DROP TABLE records; --",
+    "{{template}} ${HOME} %s %n <script>",
+    '"quoted" \\ back\\slash',
+    "\U0010ffff",
+    "İıſßẞŉ",
+    "Z̸̢a̷l̴g̵o̶",
+    "a" * 100_000,
+    "word " * 200_000,
+    "\u0300 begins with a mark",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text)[:30])
@@ -548,12 +596,16 @@ def test_any_text_is_kept_exactly_and_may_be_asked(text: str, scratch: Memory) -
     scratch.forget(kept.id, user="h")
 
 
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=10,
-)  # fmt: skip
+)
 
 
 def exactly(left: Any, right: Any) -> bool:
@@ -583,9 +635,12 @@ class Shout(str):
 
 def test_strings_and_numbers_of_the_callers_own_kinds_are_kept_as_plain_ones(memory: Memory) -> None:
     kept = memory.remember(
-        Shout("text"), user=Shout("ana"), id=Shout("an-id"), labels=[Shout("label")],
+        Shout("text"),
+        user=Shout("ana"),
+        id=Shout("an-id"),
+        labels=[Shout("label")],
         metadata={Shout("key"): Shout("value"), "number": np.float64(1.5)},
-    )  # fmt: skip
+    )
     again = memory.get("an-id", user="ana")
     assert again == kept and dict(again.metadata) == {"key": "value", "number": 1.5}
     assert memory.find(user=Shout("ana"), labels=Shout("label"), metadata={"key": Shout("value")}) == [kept]
@@ -611,11 +666,53 @@ def test_true_is_not_one_in_metadata(memory: Memory) -> None:
 # -- questions --------------------------------------------------------------------------------------------------------
 
 QUERIES = [
-    '"', '""', "'", "AND", "OR", "NOT", "NEAR(a b)", "a AND", "(", "((", ")", "*", "a*", "^a", "a:b", "text:bridge", "-bridge",
-    "bridge -is", "bridge OR 1=1; --", "%", "_", "?", "💡", "🏳️‍🌈", "\x00", "bridge\x00bridge", "\\", "\n", "{}", "[]",
-    "SELECT * FROM records", "bridge" * 1000, "the of and", "שלום", "İ", "ß", "1:·bridge", "1·bridge", "2024-13-45",
-    "99999 years ago", "in 0000", "30 February", '"unclosed bridge', "`x`" * 50, "a" * 1_000_000, "bridge " * 200_000,
-]  # fmt: skip
+    '"',
+    '""',
+    "'",
+    "AND",
+    "OR",
+    "NOT",
+    "NEAR(a b)",
+    "a AND",
+    "(",
+    "((",
+    ")",
+    "*",
+    "a*",
+    "^a",
+    "a:b",
+    "text:bridge",
+    "-bridge",
+    "bridge -is",
+    "bridge OR 1=1; --",
+    "%",
+    "_",
+    "?",
+    "💡",
+    "🏳️‍🌈",
+    "\x00",
+    "bridge\x00bridge",
+    "\\",
+    "\n",
+    "{}",
+    "[]",
+    "SELECT * FROM records",
+    "bridge" * 1000,
+    "the of and",
+    "שלום",
+    "İ",
+    "ß",
+    "1:·bridge",
+    "1·bridge",
+    "2024-13-45",
+    "99999 years ago",
+    "in 0000",
+    "30 February",
+    '"unclosed bridge',
+    "`x`" * 50,
+    "a" * 1_000_000,
+    "bridge " * 200_000,
+]
 
 
 @pytest.mark.parametrize("query", [q for q in QUERIES if q.strip()], ids=lambda query: ascii(query)[:25])
@@ -629,7 +726,8 @@ def test_any_question_is_just_a_text(query: str, memory: Memory) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["bridge?", "Who's at the bridge, Ana?", "bridge's", "'bridge'", "(bridge)", "bridge!!!", "BRIDGE", "the bridges"]
+    "query",
+    ["bridge?", "Who's at the bridge, Ana?", "bridge's", "'bridge'", "(bridge)", "bridge!!!", "BRIDGE", "the bridges"],
 )
 def test_the_punctuation_of_a_question_does_not_hide_the_answer(query: str, memory: Memory) -> None:
     memory.remember(["The bridge is out", "Lunch was late", "The cat sleeps"])
@@ -638,17 +736,28 @@ def test_the_punctuation_of_a_question_does_not_hide_the_answer(query: str, memo
 
 @pytest.mark.parametrize(
     ("text", "query"),
-    [("数据库需要备份", "备份"), ("데이터베이스를 백업하세요", "백업"), ("データベースの保存", "保存"), ("Die Straße ist gesperrt", "STRASSE"),
-     ("El niño llegó", "nino llego"), ("हिन्दी में लिखा", "हिन्दी"), ("PR-2291 is merged", "PR-2291"), ("mail ana@example.org", "ana@example.org"),
-     ("ﬁle is lost", "file"), ("v1.2.3 shipped", "v1.2.3")],
-)  # fmt: skip
+    [
+        ("数据库需要备份", "备份"),
+        ("데이터베이스를 백업하세요", "백업"),
+        ("データベースの保存", "保存"),
+        ("Die Straße ist gesperrt", "STRASSE"),
+        ("El niño llegó", "nino llego"),
+        ("हिन्दी में लिखा", "हिन्दी"),
+        ("PR-2291 is merged", "PR-2291"),
+        ("mail ana@example.org", "ana@example.org"),
+        ("ﬁle is lost", "file"),
+        ("v1.2.3 shipped", "v1.2.3"),
+    ],
+)
 def test_words_are_found_in_any_language(text: str, query: str, memory: Memory) -> None:
     memory.remember(["something else entirely", text, "无关的内容", "12 other things"])
     assert texts(memory.recall(query, limit=1)) == [text]
 
 
 def test_scores_lie_between_0_and_1_and_fall(meaning: Memory) -> None:
-    meaning.remember([f"The bridge number {n} over the river" for n in range(30)] + ["lunch", "bridge"], pinned=True, importance=10)
+    meaning.remember(
+        [f"The bridge number {n} over the river" for n in range(30)] + ["lunch", "bridge"], pinned=True, importance=10
+    )
     for query in ("bridge", "bridge number 7", '"bridge number 7"', "lunch in the river", "zebra"):
         scores = [hit.score for hit in meaning.recall(query, limit=50)]
         assert scores == sorted(scores, reverse=True) and all(0 < score <= 1 for score in scores), query
@@ -658,7 +767,9 @@ def test_scores_lie_between_0_and_1_and_fall(meaning: Memory) -> None:
 def test_the_shares_of_an_explanation_sum_to_about_the_score(fixture: str, request: pytest.FixtureRequest) -> None:
     memory = request.getfixturevalue(fixture)
     memory.remember(["The bridge is out", "A bridge over the river", "lunch was late"], at=JUNE)
-    memory.remember([{"role": "user", "content": "Is the bridge out?"}, {"role": "assistant", "content": "Yes, it is."}])
+    memory.remember(
+        [{"role": "user", "content": "Is the bridge out?"}, {"role": "assistant", "content": "Yes, it is."}]
+    )
     hits = memory.recall("is the bridge out", explain=True)
     assert hits
     for hit in hits:
@@ -667,15 +778,22 @@ def test_the_shares_of_an_explanation_sum_to_about_the_score(fixture: str, reque
     assert not any(hit.why for hit in memory.recall("is the bridge out"))
 
 
-def test_a_pinned_unrelated_record_never_displaces_a_relevant_one(memory: Memory) -> None:
-    memory.remember([f"Unrelated matter number {n}" for n in range(25)], pinned=True, importance=10)
+@pytest.mark.parametrize("unrelated", ["Unrelated matter number {}", "The meter of verse number {}"])
+def test_a_pinned_unrelated_record_never_displaces_a_relevant_one(unrelated: str, memory: Memory) -> None:
+    memory.remember([unrelated.format(n) for n in range(4)], pinned=True, importance=10)
+    memory.remember([f"Quite another matter of {n} other days" for n in range(60)])
     memory.remember("The gas meter is behind the green door", importance=1, at=JUNE - 900 * DAY)
     assert texts(memory.recall("where is the gas meter", limit=1)) == ["The gas meter is behind the green door"]
 
 
 def test_what_is_old_and_relevant_is_found_among_two_thousand_newer(meaning: Memory) -> None:
     meaning.remember("Grandmother hid the silver key in the clock", at=JUNE - 3000 * DAY)
-    meaning.remember([{"content": f"Today was day {n} at the office", "role": "user", "at": JUNE + n * timedelta(minutes=9)} for n in range(2000)])
+    meaning.remember(
+        [
+            {"content": f"Today was day {n} at the office", "role": "user", "at": JUNE + n * timedelta(minutes=9)}
+            for n in range(2000)
+        ]
+    )
     assert texts(meaning.recall("where is the silver key", limit=3))[0] == "Grandmother hid the silver key in the clock"
     assert meaning.stats()["vectors"] >= 2001
 
@@ -692,7 +810,9 @@ def test_near_duplicates_collapse_into_one_hit_that_names_the_others(memory: Mem
 @pytest.mark.parametrize("copies", [60, 250])
 def test_a_flood_of_the_same_text_does_not_hide_the_rest(copies: int, memory: Memory) -> None:
     memory.remember(["the bridge is out"] * copies)
-    memory.remember(["the ferry sails instead of the bridge, says the harbour master", "a new bridge costs nine million euros"])
+    memory.remember(
+        ["the ferry sails instead of the bridge, says the harbour master", "a new bridge costs nine million euros"]
+    )
     found = texts(memory.recall("the bridge is out", limit=10))
     assert found[0] == "the bridge is out" and len(found) == 3
 
@@ -718,7 +838,9 @@ OTHERS: dict[str, tuple[dict[str, str], dict[str, str]]] = {  # what alice says 
 @pytest.mark.parametrize("who", OTHERS)
 def test_nobody_reaches_what_is_anothers_by_any_method(who: str, meaning: Memory) -> None:
     alice, mallory = OTHERS[who]
-    kept = meaning.remember(SECRET, labels="private", folder="home", pinned=True, importance=10, metadata={"a": 1}, **alice)
+    kept = meaning.remember(
+        SECRET, labels="private", folder="home", pinned=True, importance=10, metadata={"a": 1}, **alice
+    )
     whole = kept.part_of
     before = meaning.history(kept.id, **alice)
     for name in BY_ID:
@@ -727,9 +849,17 @@ def test_nobody_reaches_what_is_anothers_by_any_method(who: str, meaning: Memory
             changes = {"text": "mine now"} if name == "revise" else {}
             assert isinstance(refused(getattr(meaning, name), id, *more, **changes, **mallory), NotFound), name
     filters: list[dict[str, Any]] = [
-        {}, {"archived": True}, {"pinned": True}, {"labels": "private"}, {"folder": "home"}, {"metadata": {"a": 1}},
-        {"as_of": JUNE + 9999 * DAY}, {"shared": False}, {"importance_min": 1}, {"kinds": ["note", "message", "conversation"]},
-    ]  # fmt: skip
+        {},
+        {"archived": True},
+        {"pinned": True},
+        {"labels": "private"},
+        {"folder": "home"},
+        {"metadata": {"a": 1}},
+        {"as_of": JUNE + 9999 * DAY},
+        {"shared": False},
+        {"importance_min": 1},
+        {"kinds": ["note", "message", "conversation"]},
+    ]
     for narrower in filters:
         assert meaning.recall(SECRET, **narrower, **mallory) == []
         assert meaning.context(SECRET, **narrower, **mallory).citations == ()
@@ -763,19 +893,15 @@ def test_parts_of_a_shared_whole_stay_their_owners(memory: Memory) -> None:
 def test_nobody_puts_words_into_anothers_conversation(memory: Memory) -> None:
     talk = memory.remember([{"role": "user", "content": "hello"}], user="alice", session="s")[0].part_of
     assert talk
-    try:
+    with contextlib.suppress(SimonidesError):
         memory.remember("alice agreed to pay", part_of=talk, user="mallory", role="assistant")
-    except SimonidesError:
-        pass
     assert texts(memory.messages(talk, user="alice")) == ["hello"]
 
 
 def test_the_title_of_anothers_conversation_is_not_given_away(memory: Memory) -> None:
     talk = memory.remember("hello", user="alice", session="s", title="Divorce papers").part_of
-    try:
+    with contextlib.suppress(SimonidesError):
         memory.remember("a bridge", part_of=talk, user="mallory")
-    except SimonidesError:
-        pass
     assert all(hit.title is None for hit in memory.recall("bridge", user="mallory"))
     assert "Divorce" not in memory.context("bridge", user="mallory").text
 
@@ -818,16 +944,36 @@ def test_somebody_elses_id_cannot_be_taken_over(memory: Memory) -> None:
 
 
 def test_every_filter_holds_on_every_way_of_finding(meaning: Memory) -> None:
-    hit = {"labels": ["a", "b"], "folder": "work/bridge", "importance": 8, "pinned": True, "metadata": {"k": "v"}, "source": "mail"}
+    hit = {
+        "labels": ["a", "b"],
+        "folder": "work/bridge",
+        "importance": 8,
+        "pinned": True,
+        "metadata": {"k": "v"},
+        "source": "mail",
+    }
     right = meaning.remember("bridge PR-2291 here", at=JUNE, **hit)
-    wrong = {"labels": ["a"], "folder": "workshop", "importance": 7, "pinned": False, "metadata": {"k": "w"}, "source": "web"}
+    wrong = {
+        "labels": ["a"],
+        "folder": "workshop",
+        "importance": 7,
+        "pinned": False,
+        "metadata": {"k": "w"},
+        "source": "web",
+    }
     for name, value in wrong.items():
         meaning.remember(f"bridge PR-2291 here, not the {name}", at=JUNE, **{**hit, name: value})
     meaning.remember("bridge PR-2291 here, not then", at=JUNE + 2 * DAY, **hit)
     asked: dict[str, Any] = {
-        "labels": ["a", "b"], "folder": "work", "importance_min": 8, "pinned": True, "metadata": {"k": "v"}, "sources": "mail",
-        "since": JUNE, "until": JUNE + DAY,
-    }  # fmt: skip
+        "labels": ["a", "b"],
+        "folder": "work",
+        "importance_min": 8,
+        "pinned": True,
+        "metadata": {"k": "v"},
+        "sources": "mail",
+        "since": JUNE,
+        "until": JUNE + DAY,
+    }
     for query in ("bridge", '"PR-2291"', "bridge in June 2026", "something unrelated"):
         assert {each.id for each in meaning.recall(query, **asked)} <= {right.id}
     assert [each.id for each in meaning.recall("bridge", **asked)] == [right.id]
@@ -841,7 +987,9 @@ def test_the_archived_is_found_only_when_asked_for(meaning: Memory) -> None:
     kept = meaning.remember("the old bridge plan", pinned=True)
     meaning.revise(kept.id, archived=True)
     assert meaning.recall("old bridge plan") == [] and meaning.find() == [] and meaning.find(pinned=True) == []
-    assert texts(meaning.recall("bridge", archived=True)) == texts(meaning.find(archived=True)) == ["the old bridge plan"]
+    assert (
+        texts(meaning.recall("bridge", archived=True)) == texts(meaning.find(archived=True)) == ["the old bridge plan"]
+    )
     meaning.revise(kept.id, archived=False)
     assert texts(meaning.recall("bridge")) == ["the old bridge plan"]
 
@@ -931,7 +1079,9 @@ def test_what_ended_cannot_be_superseded_before_it_began(memory: Memory) -> None
 def test_a_superseding_message_keeps_what_it_says_of_itself(memory: Memory) -> None:
     old = memory.remember("Ana lives in Porto", labels="old", at=JUNE)
     try:
-        new = memory.supersede(old.id, {"role": "user", "content": "Ana lives in Lisbon", "at": JUNE + DAY, "labels": ["new"]})
+        new = memory.supersede(
+            old.id, {"role": "user", "content": "Ana lives in Lisbon", "at": JUNE + DAY, "labels": ["new"]}
+        )
     except SimonidesError:
         return  # said plainly; dropped silently is the one thing it must not be
     assert new.valid == Span(JUNE + DAY) and "new" in new.labels
@@ -941,11 +1091,17 @@ def test_a_superseding_message_keeps_what_it_says_of_itself(memory: Memory) -> N
 
 TWICE: dict[str, tuple[Any, dict[str, Any]]] = {
     "a note": ("text", {"id": "one"}),
-    "a note with everything": ("text", {"id": "one", "labels": ["b", "a"], "metadata": {"x": (1, 2)}, "folder": "a/b", "at": JUNE}),
+    "a note with everything": (
+        "text",
+        {"id": "one", "labels": ["b", "a"], "metadata": {"x": (1, 2)}, "folder": "a/b", "at": JUNE},
+    ),
     "a message": ("text", {"id": "one", "role": "user"}),
     "a message in a session": ("text", {"id": "one", "session": "s", "user": "ana"}),
     "a message as a dict": ({"role": "user", "content": "text", "id": "one"}, {}),
-    "messages without times": ([{"role": "user", "content": "a", "id": "1"}, {"role": "user", "content": "b", "id": "2"}], {}),
+    "messages without times": (
+        [{"role": "user", "content": "a", "id": "1"}, {"role": "user", "content": "b", "id": "2"}],
+        {},
+    ),
     "messages in a session": ([{"role": "user", "content": "a", "id": "1"}], {"session": "s"}),
     "messages with times": ([{"role": "user", "content": "a", "id": "1", "at": JUNE}], {"session": "s"}),
 }
@@ -962,7 +1118,13 @@ def test_the_same_write_twice_is_one(what: str, memory: Memory) -> None:
 
 def test_other_content_under_the_same_id_is_a_conflict(memory: Memory) -> None:
     first = memory.remember("text", id="one")
-    for text, named in [("other", {}), ("text", {"labels": "x"}), ("text", {"importance": 9}), ("text", {"user": "ana"}), ("text ", {})]:
+    for text, named in [
+        ("other", {}),
+        ("text", {"labels": "x"}),
+        ("text", {"importance": 9}),
+        ("text", {"user": "ana"}),
+        ("text ", {}),
+    ]:
         assert isinstance(refused(memory.remember, text, id="one", **named), Conflict)
     assert memory.history("one") == [first]
 
@@ -993,7 +1155,9 @@ def test_a_revision_that_changes_nothing_writes_nothing(memory: Memory) -> None:
 async def test_of_two_revisions_at_once_one_wins_and_one_hears_of_it(home: Path) -> None:
     async with AsyncMemory("me.db") as memory:
         kept = await memory.remember("text")
-        said = await asyncio.gather(*(memory.revise(kept.id, text=f"text {n}", version=1) for n in range(8)), return_exceptions=True)
+        said = await asyncio.gather(
+            *(memory.revise(kept.id, text=f"text {n}", version=1) for n in range(8)), return_exceptions=True
+        )
         won = [each for each in said if isinstance(each, Record)]
         assert len(won) == 1 and all(isinstance(each, Conflict) for each in said if not isinstance(each, Record))
         assert await memory.get(kept.id) == won[0]
@@ -1004,11 +1168,14 @@ def test_a_record_with_ten_thousand_versions_can_still_be_read_and_revised(home:
     start = datetime(2020, 1, 1, tzinfo=UTC)
     versions = (
         Record(
-            scope=Scope(), id="counter", body=Note(text=f"seen {n} times"), version=n,
+            scope=Scope(),
+            id="counter",
+            body=Note(text=f"seen {n} times"),
+            version=n,
             known=Span(start + n * DAY / 24, start + (n + 1) * DAY / 24 if n < many else None),
         )
         for n in range(1, many + 1)
-    )  # fmt: skip
+    )
     with Memory(":memory:") as memory:
         memory.restore(versions)
         assert memory.get("counter").text == f"seen {many} times"
@@ -1111,7 +1278,11 @@ def archive() -> Iterator[Memory]:
     with Memory(":memory:", embedder="none", zone="UTC") as memory:
         for n in range(12):
             talk = [
-                {"role": role, "content": f"{role} speaks of the bridge, turn {turn}. " * (1 + 7 * (turn % 3)), "at": JUNE + n * DAY + turn * DAY / 99}
+                {
+                    "role": role,
+                    "content": f"{role} speaks of the bridge, turn {turn}. " * (1 + 7 * (turn % 3)),
+                    "at": JUNE + n * DAY + turn * DAY / 99,
+                }
                 for turn, role in enumerate(["user", "assistant"] * 4)
             ]
             memory.remember(talk, session=f"s{n}", title=f"Bridge talk {n}")
@@ -1120,7 +1291,11 @@ def archive() -> Iterator[Memory]:
 
 
 @settings(deadline=None, max_examples=80)
-@given(budget=st.integers(1, 4000), limit=st.integers(1, 60), query=st.sampled_from(["bridge", "bridge turn 3", "橋 🌉", "user"]))
+@given(
+    budget=st.integers(1, 4000),
+    limit=st.integers(1, 60),
+    query=st.sampled_from(["bridge", "bridge turn 3", "橋 🌉", "user"]),
+)
 @example(budget=1, limit=50, query="bridge")
 def test_a_context_never_exceeds_its_budget_and_its_citations_say_what_it_says(
     budget: int, limit: int, query: str, archive: Memory

@@ -188,10 +188,12 @@ class _Text:
                     break
         except Damaged as error:
             self._damage = error
-        if size == wanted and self._damage:
-            raise self._damage
+        if size == wanted:
+            if self._damage:
+                raise self._damage
+            return False  # and what is held stays where it is
         self._text, self._at = "".join(held), 0
-        return size > wanted
+        return True
 
 
 def _real(digits: str) -> float | None:

@@ -1,7 +1,7 @@
 """The embedded default: every vector is looked at, by codes small enough that this takes a millisecond or two.
 
 `flat:` takes `?small=2048` (groups up to so many vectors need no files), `exact=20000` (up to so many, every vector is
-scored by its bytes; beyond, those that its sign bits propose), `candidates=1600` (that so many are proposed at least,
+scored by its bytes; beyond, those that its sign bits propose), `candidates=2000` (that so many are proposed at least,
 at 100,000 vectors) and `kernels=numpy` (do without faiss).
 
 A group is what one model made of one tenant and space. A small group is read from the store and kept in memory as it
@@ -58,7 +58,7 @@ Realm = tuple[str, str]
 class Options:
     small: int = 2048
     exact: int = 20_000
-    candidates: int = 1600
+    candidates: int = 2000
     faiss: bool = True
 
 
@@ -94,7 +94,7 @@ class FlatIndex:
         if query.ids is not None:
             slots = await self._store.slots(query, self._model)
             await search.through(candidates.among(slots), patient=True)
-        elif not await search.through(candidates, patient=False):
+        elif self._matches.remembers(query, extent) or not await search.through(candidates, patient=False):
             slots = await self._matches.slots(query, extent)
             await search.through(candidates.among(slots), patient=True)
         return search.answer()
@@ -205,9 +205,13 @@ class FlatIndex:
             return self._codes[scope.realm]
         owner = self._owner(extent.group)
         codes = FileCodes(self._path(scope.realm), owner) if self._folder else MemoryCodes(owner)
-        rows: Rows = await self._surely(codes.open)
-        if not await self._is_sound(rows, scope):
-            await self._surely(functools.partial(codes.open, anew=True))
+        try:
+            rows: Rows = await self._surely(codes.open)
+            if not await self._is_sound(rows, scope):
+                await self._surely(functools.partial(codes.open, anew=True))
+        except BaseException:
+            codes.close()
+            raise
         self._troubles.pop(scope.realm, None)
         self._replace(scope.realm, codes)
         return codes
@@ -467,7 +471,7 @@ def _parsed(url: str) -> Options:
     chosen = given.pop("kernels", "faiss")
     numbers = {name: int(value) for name, value in given.items() if value.isdecimal()}
     if scheme != "flat:" or numbers.keys() != given.keys() or not numbers.keys() <= {"small", "exact", "candidates"}:
-        raise Invalid(f"{url!r}: write flat: or flat:?small=2048&exact=20000&candidates=1600&kernels=numpy")
+        raise Invalid(f"{url!r}: write flat: or flat:?small=2048&exact=20000&candidates=2000&kernels=numpy")
     if chosen not in ("faiss", "numpy"):
         raise Invalid(f"{url!r}: kernels are faiss or numpy")
     return Options(**numbers, faiss=chosen == "faiss")

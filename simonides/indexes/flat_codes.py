@@ -296,12 +296,15 @@ class FileCodes:
     def _opened(self) -> Rows | None:
         files = list[FileIO]()
         try:
-            files += [FileIO(path, "r+") for path in self._paths]
+            for path in self._paths:  # one by one: what was opened before one is missing must be closed
+                files.append(FileIO(path, "r+"))
             self._map((files[0], files[1], files[2]))
-        except (FileNotFoundError, ValueError):  # ValueError: empty, or not a whole number of rows
+        except (OSError, ValueError) as error:
             for file in files:
                 file.close()
-            return None
+            if isinstance(error, FileNotFoundError | ValueError):  # ValueError: a file too short to be mapped
+                return None
+            raise
         rows = self.rows()
         if rows is None:
             self.close()

@@ -25,13 +25,14 @@ from .kernels import Floats, Slots
 
 GATHER = 20_000  # matching rows that are each scored by their bytes; measured 0.2 to 0.8 µs a row
 GROWTH = 0.35  # candidates needed grow so with the rows; measured 0.33 between 32k and 92k sentences (MiniLM)
-RATIO = 60  # candidates for each hit wanted, at 100k rows…
-TRUSTED = 40  # …and for each rank that is beyond doubt: recall@10 0.995 to 0.999 on 92k sentences (MiniLM)
+RATIO = 100  # candidates for each hit wanted, at 100k rows…
+TRUSTED = 60  # …and for each rank that is beyond doubt: with 40, recall@10 is 0.995 on 92k sentences (MiniLM)
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # tried in this order when a group is tuned
 RECALL = 0.995  # recall@10 that tuning asks for
 LARGE = 1 / 4  # share of the rows from which choosing candidates by bits costs more than it saves
 PASSING = 1 / 8  # share of the best rows that must match for a filter to be answered by looking further down
 OWNERS = 4096  # slots that the store is asked about at once
+FEW = 1024  # new slots that are each looked at, when a list is extended
 INLINE = 256  # vectors that are scored without a trip to a worker
 ROOM = 64 * 1024 * 1024  # bytes of slots that are remembered for filters
 
@@ -237,18 +238,29 @@ class Matches:
         self._lists: OrderedDict[tuple[Any, ...], tuple[Slots, int]] = OrderedDict()
         self._holes: dict[int, int] = {}
 
+    def remembers(self, query: Query, extent: Extent) -> bool:
+        """Whether this filter was asked for before, and had to be answered from a list."""
+        return _name(query, extent) in self._lists
+
     async def slots(self, query: Query, extent: Extent) -> Slots:
         """Return the slots, ascending, of at least what matches."""
         if self._holes.setdefault(extent.group, extent.holes) != extent.holes:
             self.forget(extent.group)
             self._holes[extent.group] = extent.holes
-        name = (extent.group, query, *(type(value) is bool for _, value in query.metadata))  # for 1 == True, in Python
+        name = _name(query, extent)
         slots, reach = self._lists.get(name, (np.zeros(0, np.int64), 0))
         if reach < extent.slots:
-            more = await self._store.slots(query, self._model, start=reach)
-            slots = np.concatenate((slots, more[more < extent.slots]))
+            slots = np.concatenate((slots, await self._since(query, reach, extent.slots)))
         self._keep(name, slots, max(reach, extent.slots))
         return slots
+
+    async def _since(self, query: Query, start: int, stop: int) -> Slots:
+        """Return what matches from one slot to another: a few slots are cheaper looked at than looked for."""
+        if stop - start <= FEW:
+            owned = await self._store.owners(query, self._model, range(start, stop))
+            return np.array(sorted(slot for slot, _, _ in owned), np.int64)
+        found = await self._store.slots(query, self._model, start=start)
+        return found[found < stop]
 
     def _keep(self, name: tuple[Any, ...], slots: Slots, reach: int) -> None:
         self._lists[name] = slots, reach
@@ -263,6 +275,11 @@ class Matches:
 
     def clear(self) -> None:
         self._lists.clear()
+
+
+def _name(query: Query, extent: Extent) -> tuple[Any, ...]:
+    """Return what tells filters apart. That True is not 1 must be said: for Python they are equal."""
+    return extent.group, query, *(type(value) is bool for _, value in query.metadata)
 
 
 def tuned(candidates: Coded, vectors: Floats) -> float:

@@ -93,9 +93,8 @@ class MemoryStore:
         for record in self._records.pop(ref, ()):
             self._terms.pop((ref, record.version), None)
             self._bearers.get(_name(record), set()).discard(ref)
-        for (realm, _), group in self._groups.items():
-            if realm == (ref.tenant, ref.space):
-                group.empty(ref)
+        for group in self._groups.values():
+            group.empty(ref)
 
     def _write_log(self, lines: Iterable[Change]) -> list[Change]:
         written = [dataclasses.replace(line, seq=len(self._log) + place) for place, line in enumerate(lines, 1)]

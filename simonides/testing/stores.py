@@ -455,6 +455,14 @@ class Restoring:
         await store.commit(Batch(restore=(second,)))
         assert await store.find(Query(scope=ANA)) == [heir]
 
+    async def test_the_key_of_a_version_that_is_believed_no_longer_is_free(self, store: Store) -> None:
+        first = entity("Lisbon", known=Span(SPRING, SUMMER))
+        heir = entity("Lisbon", known=Span(SUMMER))
+        await store.commit(Batch(restore=(first,)))
+        await store.commit(Batch(restore=(heir,)))
+        await store.commit(Batch(restore=(dataclasses.replace(first.revise(valid=NEVER), known=Span(SUMMER)),)))
+        assert await store.find(Query(scope=ANA)) == [heir]
+
     async def test_what_was_restored_is_found_by_its_words(self, store: Store) -> None:
         await store.commit(Batch(restore=(said("a bridge", known=Span(SPRING)),)))
         assert await by_words(store, Query(scope=ANA), "bridges") == ["a bridge"]
@@ -508,6 +516,15 @@ class Erasing:
             await put(store, record.revise().revise())
         assert len(await put(store, record)) == 1
         assert await found_texts(store, every(ANA)) == ["again"]
+
+    async def test_what_was_written_anew_is_found_by_its_new_words_alone(self, store: Store) -> None:
+        record = said("secret")
+        await put(store, record)
+        assert await by_words(store, Query(scope=ANA), "secret") == ["secret"]
+        await store.commit(Batch(erase=(record.ref,)))
+        await put(store, dataclasses.replace(record, body=Message(text="harmless")))
+        assert await by_words(store, every(ANA), "secret") == []
+        assert await by_words(store, every(ANA), "harmless") == ["harmless"]
 
     async def test_what_points_to_the_erased_stays(self, store: Store) -> None:
         source = said("source")
