@@ -6,7 +6,7 @@ Every refusal is `Invalid` and says what would be right.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, tzinfo
 from typing import Any, TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,7 +15,7 @@ from .config import did_you_mean
 from .errors import Invalid
 from .kinds import KINDS
 from .query import Query
-from .record import ACTIVE, ARCHIVED, Scope
+from .record import ACTIVE, ARCHIVED, Link, Record, Scope
 
 TEXT_MAX = 16 * 1024 * 1024  # bytes of UTF-8 in one text
 NAME_MAX = 200  # characters of an id, a user, a label, …
@@ -48,6 +48,7 @@ class Which(Whose, total=False):
     as_of: Moment | None  # what was true then
     known_at: Moment | None  # what was believed then
     archived: bool  # what is archived too
+    ended: bool  # what has ended, was superseded or retracted too
     pinned: bool | None
     importance_min: int | None
     metadata: Mapping[str, Any] | None
@@ -90,6 +91,9 @@ def scope_of(given: Mapping[str, Any], default: Scope, require: frozenset[str]) 
 
 
 def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more: Any) -> Query:
+    for name in ("kinds", "labels", "sources", "metadata"):
+        if given.get(name) is not None and not given[name]:
+            raise Invalid(f"{name} is empty: leave it out where it does not matter")
     kinds = names_of("kinds", given.get("kinds"))
     for kind in kinds or ():
         if kind not in KINDS:
@@ -105,6 +109,7 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         folder=folder_of(given.get("folder")),
         part_of=frozenset({conversation}) if conversation else None,
         statuses=frozenset({ACTIVE, ARCHIVED} if flag("archived", given.get("archived", False)) else {ACTIVE}),
+        ended=flag("ended", given.get("ended", False)),
         pinned=None if given.get("pinned") is None else flag("pinned", given["pinned"]),
         importance_min=None if given.get("importance_min") is None else importance_of(given["importance_min"]),
         metadata=tuple(scalars(given.get("metadata"))),
@@ -123,7 +128,12 @@ def text_of(value: Any, name: str = "text") -> str:
         raise Invalid(f"{name} is empty: there is nothing to remember in it or to look for")
     if len(encoded(value, name)) > TEXT_MAX:
         raise Invalid(f"{name} is longer than {TEXT_MAX // 1024**2} MiB: split it, or keep it as a document")
-    return value
+    return plain(value)
+
+
+def plain(value: str) -> str:
+    """Return the string itself, where the caller has a kind of string of their own (an enumeration's, say)."""
+    return value if type(value) is str else str.__str__(value)
 
 
 def encoded(value: str, name: str) -> bytes:
@@ -148,7 +158,7 @@ def named(what: str, value: Any) -> str | None:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise Invalid(f"{what} holds a control character")
     encoded(value, what)
-    return value
+    return plain(value)
 
 
 def names_of(what: str, value: Any) -> tuple[str, ...]:
@@ -172,6 +182,28 @@ def levels_of(value: Any) -> tuple[str, ...]:
         if level not in Whose.__annotations__:
             raise Invalid(f"require names {level!r}, which is no level of a scope: {', '.join(Whose.__annotations__)}")
     return levels
+
+
+def links_of(value: Any) -> tuple[Link, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise Invalid(f"links must be a list of Link, not {type(value).__name__}")
+    links = tuple(value)
+    for link in links:
+        if not isinstance(link, Link):
+            raise Invalid(f"links must be a list of Link, not of {type(link).__name__}")
+        if named("a link's role", link.role) is None or named("a link's target", link.target) is None:
+            raise Invalid("a link needs a role and a target")
+    return links
+
+
+def records_of(call: str, value: Any) -> Iterator[Record]:
+    """Yield the records, refusing what is none where it stands."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise Invalid(f"{call}() takes records, as `simonides.importers.read` yields them, not {type(value).__name__}")
+    for record in value:
+        if not isinstance(record, Record):
+            raise Invalid(f"{call}() takes records, not {type(record).__name__}")
+        yield record
 
 
 def folder_of(value: Any) -> str | None:
@@ -274,15 +306,15 @@ def _plain(value: Any, path: str, room: list[int], depth: int) -> Any:
         return value
     if isinstance(value, str):
         encoded(value, path)
-        return value
+        return plain(value)
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise Invalid(f"{path} is an integer beyond 64 bits: write it as a string")
-        return value
+        return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise Invalid(f"{path} is {value}, which JSON cannot hold")
-        return value
+        return float(value)
     if isinstance(value, Mapping):
         return {_key(key, path, room): _plain(item, f"{path}.{key}", room, depth + 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):

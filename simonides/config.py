@@ -21,7 +21,7 @@ from typing import Any
 
 import platformdirs
 
-from .errors import Invalid
+from .errors import Invalid, Unavailable
 
 OFF = "none"  # as an embedder: no vectors, words alone
 
@@ -57,10 +57,12 @@ def settings(given: Mapping[str, str | None] | None = None) -> Settings:
 
 def file_settings() -> dict[str, str]:
     path = settings_file()
-    if not path.exists():
-        return {}
     try:
         read = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Unavailable(f"the settings in {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{path} is not TOML: {error}") from error
     for name, value in read.items():

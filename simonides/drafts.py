@@ -72,6 +72,11 @@ class Draft:
         began = min((record.valid.since for record in records if record.valid.since), default=start)
         return dataclasses.replace(whole, valid=Span(since=began)), records
 
+    def timeless(self, contents: Sequence[Content]) -> frozenset[str]:
+        """Return the caller's own ids of those for which the caller names no time."""
+        items = [{"at": self.at, "id": self.id, **_items(content)} for content in contents]
+        return frozenset(item["id"] for item in items if item["id"] is not None and item["at"] is None)
+
     def conversation(self, title: str | None, items: Sequence[Mapping[str, Any]] = ()) -> Record:
         """Return the conversation of this session; without a session, one named after the caller's first id."""
         scope, session = self.scope, self.scope.session
@@ -117,17 +122,25 @@ class Draft:
         if isinstance(content, Body):
             text_of(content.text)
             for part in dataclasses.fields(content):
-                if isinstance(value := getattr(content, part.name), str):
-                    encoded(value, part.name)
+                value = getattr(content, part.name)
+                if not isinstance(value, str) and (value is not None or part.default is not None):
+                    raise Invalid(f"{part.name} of a {type(content).__name__} must be a string, not {value!r}")
+                encoded(value or "", part.name)
+            if isinstance(content, Message):
+                _check_role(content.role)
             return content
         text = text_of(item["content"], "content" if isinstance(content, Mapping) else "text")
         role, name = item.get("role") or self.role, named("name", item.get("name") or self.name)
         if isinstance(content, str) and role is None and name is None and self.scope.session is None:
             return Note(text=text)
         role = role or "user"
-        if role not in ROLES:
-            raise Invalid(f"role must be one of {', '.join(ROLES)}, not {role!r}")
+        _check_role(role)
         return Message(text=text, role=role, name=name)
+
+
+def _check_role(role: Any) -> None:
+    if role not in ROLES:
+        raise Invalid(f"role must be one of {', '.join(ROLES)}, not {role!r}")
 
 
 def _items(content: Any) -> dict[str, Any]:

@@ -54,8 +54,8 @@ async def settle(followers: Sequence[Follower], store: Store, progress: Progress
     busy = list(followers)
     while busy:
         read = [(follower, await step(follower, store)) for follower in busy]
-        busy = [follower for follower, count in read if count]
-        if progress and busy:
+        busy = [follower for follower, count in read if count == STEP]
+        if progress and any(count for _, count in read):
             progress(max(count for _, count in read))
 
 

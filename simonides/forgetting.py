@@ -1,14 +1,15 @@
 """Erases: finds what goes, takes it out of every place, and certifies what was done.
 
 The erase itself is one transaction. What follows it (index files, exports, caches, the bytes of the database) is done
-before the certificate is written, and done again at the next opening if the process dies in between.
+before the certificate is written. If the process dies in between, the store still knows what is not certified, and the
+next opening does it all again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,71 +49,91 @@ async def doomed(store: Store, query: Query) -> Preview:
 
     Only what bears the very names of the scope is meant: what others share with it stays.
     """
-    wide = dataclasses.replace(query, statuses=None, any_time=True, shared=False, limit=EVERYTHING)
-    found = {record.id: record for record in _latest(await store.find(wide))}
+    wide = dataclasses.replace(query, statuses=None, ended=True, shared=False, limit=EVERYTHING)
+    found = {record.id: record for record in await store.find(wide)}
     named, frontier = set(found), set(found)
+    mine = Query(scope=query.scope, shared=False, statuses=None, ended=True, limit=EVERYTHING)
     while frontier:
-        follows = await _parts(store, query.scope, frontier) + await _derived(store, query.scope, set(found))
+        follows = await _parts(store, mine, frontier) + await _derived(store, mine, set(found))
         fresh = {record.id: record for record in follows if record.id not in found}
         found |= fresh
         frontier = set(fresh)
-    versions = await store.count(dataclasses.replace(_all(query.scope), ids=frozenset(found)))
+    versions = await store.count(dataclasses.replace(_all(query.scope), ids=frozenset(found), any_time=True))
     return Preview(tuple(found.values()), frozenset(found) - named, versions)
 
 
-async def _parts(store: Store, scope: Scope, wholes: Iterable[str]) -> list[Record]:
-    return _latest(await store.find(dataclasses.replace(_all(scope), part_of=frozenset(wholes))))
+async def _parts(store: Store, mine: Query, wholes: Iterable[str]) -> list[Record]:
+    return await store.find(dataclasses.replace(mine, part_of=frozenset(wholes)))
 
 
-async def _derived(store: Store, scope: Scope, gone: set[str]) -> list[Record]:
-    """Return what is linked `derived_from` the gone alone, and wholes all of whose parts are gone."""
-    linked = dataclasses.replace(_all(scope), linked=("derived_from", frozenset(gone)))
-    derived = [r for r in _latest(await store.find(linked)) if set(r.targets("derived_from")) <= gone]
-    parts = _latest(await store.find(dataclasses.replace(_all(scope), ids=frozenset(gone))))
+async def _derived(store: Store, mine: Query, gone: set[str]) -> list[Record]:
+    """Return what is linked `derived_from` the gone alone, and conversations all of whose messages are gone."""
+    linked = dataclasses.replace(mine, linked=("derived_from", frozenset(gone)))
+    derived = [record for record in await store.find(linked) if set(record.targets("derived_from")) <= gone]
+    parts = await store.find(dataclasses.replace(mine, ids=frozenset(gone)))
     wholes = {part.part_of for part in parts if part.part_of} - gone
-    left = {record.part_of for record in await _parts(store, scope, wholes) if record.id not in gone}
-    empty = frozenset(whole for whole in wholes if whole not in left)
-    return derived + (_latest(await store.find(dataclasses.replace(_all(scope), ids=empty))) if empty else [])
+    left = await _parts(store, _all(mine.scope), wholes) if wholes else []
+    empty = wholes - {record.part_of for record in left if record.id not in gone}
+    talks = dataclasses.replace(mine, ids=frozenset(empty), kinds=frozenset({"conversation"}))
+    return derived + (await store.find(talks) if empty else [])
 
 
 def _all(scope: Scope) -> Query:
+    """Return the query for the latest versions of everything between the walls."""
     walls = Scope(tenant=scope.tenant, space=scope.space)
-    return Query(scope=walls, statuses=None, any_time=True, limit=EVERYTHING)
-
-
-def _latest(versions: Sequence[Record]) -> list[Record]:
-    return [record for record in versions if record.known.until is None]
+    return Query(scope=walls, statuses=None, ended=True, limit=EVERYTHING)
 
 
 async def erase(
     preview: Preview, scope: Scope, store: Store, index: Index | None, embedder: Embedder | None
 ) -> Certificate:
     """Take everything of the preview out of every place, and return the certificate, which is also in the log."""
-    refs = tuple(record.ref for record in preview.records)
+    refs = frozenset(record.ref for record in preview.records)
     samples = sorted({record.text for record in preview.records}, key=len, reverse=True)[:SAMPLES]
-    gone = dataclasses.replace(_all(scope), ids=frozenset(preview.ids))
+    gone = dataclasses.replace(_all(scope), ids=frozenset(preview.ids), any_time=True)
     vectors = [await store.slots(gone, model) for model in await store.models(scope)]
-    await store.commit(Batch(erase=refs))
+    await store.commit(Batch(erase=tuple(sorted(refs, key=lambda ref: ref.id))))
+    counted = {
+        "records": preview.count,
+        "versions": preview.versions,
+        "words": preview.versions,
+        "vectors": sum(len(slots) for slots in vectors),
+    }
     if embedder:
         embedder.clear_cache()
+    return await _purge(refs, scope, preview.derived, counted, samples, store, index)
+
+
+async def finish(store: Store, index: Index | None) -> None:
+    """Finish the erases that were cut off before their certificate."""
+    unfinished = await store.unfinished()
+    for realm in sorted({(ref.tenant, ref.space) for ref in unfinished}):
+        refs = frozenset(ref for ref in unfinished if (ref.tenant, ref.space) == realm)
+        scope = Scope(tenant=realm[0], space=realm[1])
+        await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, index)
+
+
+async def _purge(
+    refs: frozenset[Ref],
+    scope: Scope,
+    derived: frozenset[str],
+    counted: Mapping[str, int],
+    samples: Sequence[str],
+    store: Store,
+    index: Index | None,
+) -> Certificate:
+    """Take the erased out of the index, the exports and the store's own bytes, and certify it."""
     if index:
         await index.catch_up(scope)
-    lines = await asyncio.to_thread(_purge_exports, store.folder, frozenset(refs))
+    lines = await asyncio.to_thread(_purge_exports, store.folder, refs)
     proof = await store.scrub(samples)
     certificate = Certificate(
         id=new_id(),
         at=now(),
         scope=scope,
-        ids=preview.ids,
-        derived=tuple(sorted(preview.derived)),
-        places={
-            "records": preview.count,
-            "versions": preview.versions,
-            "words": preview.versions,
-            "vectors": sum(len(slots) for slots in vectors),
-            "exports": lines,
-            "backups": int(proof.get("backups", 0)),
-        },
+        ids=tuple(sorted(ref.id for ref in refs)),
+        derived=tuple(sorted(derived)),
+        places={**counted, "exports": lines, "backups": int(proof.get("backups", 0))},
         method=str(proof["method"]),
     )
     await store.commit(Batch(certificate=certificate))
@@ -122,7 +143,7 @@ async def erase(
 def _purge_exports(folder: str | None, refs: frozenset[Ref]) -> int:
     if folder is None or not (Path(folder) / EXPORTS).is_dir():
         return 0
-    return sum(without(path, refs) for path in sorted((Path(folder) / EXPORTS).glob("*.jsonl*")))
+    return sum(without(path, refs) for path in sorted((Path(folder) / EXPORTS).rglob("*")) if path.is_file())
 
 
 def certified(change: Change) -> Certificate:

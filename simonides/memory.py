@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import inspect
 import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -24,11 +25,13 @@ from .arguments import (
     importance_of,
     levels_of,
     limit_of,
+    links_of,
     metadata_of,
     moment,
     named,
     names_of,
     query_of,
+    records_of,
     scope_of,
     text_of,
     zone_of,
@@ -40,11 +43,11 @@ from .embedder import Embedder
 from .errors import Conflict, Invalid, NotFound, Unavailable
 from .exports import write
 from .follow import Follower, Progress, settle
-from .forgetting import EXPORTS, Preview, certified, doomed, erase
+from .forgetting import EXPORTS, Preview, certified, doomed, erase, finish
 from .index import Index
 from .query import Query
 from .recall import Context, Hits, Means, answer, fitted, understand
-from .record import ACTIVE, ARCHIVED, NEVER, Link, Record, Scope, Span, now, revised_text
+from .record import ACTIVE, ARCHIVED, IMPORTANCE, NEVER, Link, Record, Scope, Span, now, revised_text
 from .store import Batch, Certificate, Change, Store
 
 log = logging.getLogger("simonides")
@@ -63,13 +66,36 @@ def operation(
 
     @functools.wraps(method)
     async def call(self: AsyncMemory, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise Invalid("this memory is closed")
         try:
             asked = method(self, *args, **kwargs)
         except TypeError as error:
             raise Invalid(re.sub(r"\b(?:AsyncMemory\.)?_?(\w+\(\))", r"\1", str(error))) from None
-        return await asked
+        async with self._calls:
+            return await asked
 
     return call
+
+
+class _Calls:
+    """How many calls are under way, so that closing can wait for them."""
+
+    def __init__(self) -> None:
+        self._count, self._none = 0, asyncio.Event()
+        self._none.set()
+
+    async def __aenter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    async def __aexit__(self, *error: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def ended(self) -> None:
+        await self._none.wait()
 
 
 class AsyncMemory:
@@ -93,6 +119,10 @@ class AsyncMemory:
         index: str | None = None,
         zone: str | None = None,
     ) -> None:
+        if url is not None and (not isinstance(url, str | Path) or not str(url).strip() or "\0" in str(url)):
+            raise Invalid(f"{url!r} names no store: write a URL, the path of a file, or ':memory:'")
+        if embedder is not None and not isinstance(embedder, str) and not hasattr(embedder, "embed"):
+            raise Invalid(f"embedder must be a URL such as 'local:' or an Embedder, not {embedder!r}")
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
         self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index})
@@ -108,8 +138,9 @@ class AsyncMemory:
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
         self._opening, self._settling = asyncio.Lock(), asyncio.Lock()
+        self._calls = _Calls()
         self._background: set[asyncio.Task[None]] = set()
-        self._conversations: set[tuple[tuple[str, str], str]] = set()  # known to be there
+        self._pass: asyncio.Task[None] | None = None  # of the followers, not begun yet
         self._closed = False
         self.behind: str | None = None  # why something remembered has no vectors yet; None: all have
 
@@ -143,14 +174,14 @@ class AsyncMemory:
         links: Sequence[Link] = (),
         **given: Unpack[Given],
     ) -> list[Record]: ...
-    async def remember(self, content: Any, **said: Any) -> Any:
+    async def remember(self, *content: Any, **said: Any) -> Any:
         """Keep a text, a message {"role", "content", "at", …}, or a list of them, together or not at all.
 
         Return its record; of a list, the records. A text is a Note; one that names a session, a role or a speaker is a
         Message of that session's conversation, which is made when it is new. `at` is when it was said or began to be
         true. With an `id` of the caller's own the same write twice is one; other content under it raises Conflict.
         """
-        return await self._remember(content, **said)
+        return await self._remember(*content, **said)
 
     @operation
     async def _remember(
@@ -170,40 +201,71 @@ class AsyncMemory:
         scope = self._scope(given)
         draft = Draft(
             scope=scope, zone=self._zone, role=role, name=name, at=at, id=id, given=given,
-            part_of=named("part_of", part_of), links=tuple(links),
+            part_of=named("part_of", part_of), links=links_of(links),
         )  # fmt: skip
         named("title", title)
-        if not isinstance(content, list | tuple):
-            record = draft.one(content)
-            if scope.session is not None and part_of is None:
-                talk = dataclasses.replace(draft.conversation(title), valid=Span(since=record.valid.since))
-                [kept] = await self._write(talk, [dataclasses.replace(record, part_of=talk.id)])
-                return kept
-            [kept] = await self._write(None, [record])
-            return kept
-        whole, records = draft.many(content, title)
-        return await self._write(whole, records)
+        await self._check_visible(draft)
+        if isinstance(content, list | tuple):
+            talk, records = draft.many(content, title)
+            return await self._write(talk, records, draft.timeless(content))
+        record = draft.one(content)
+        talk = None
+        if scope.session is not None and part_of is None:
+            talk = dataclasses.replace(draft.conversation(title), valid=Span(since=record.valid.since))
+        [kept] = await self._write(talk, [record], draft.timeless([content]))
+        return kept
 
-    async def _write(self, whole: Record | None, records: Sequence[Record]) -> list[Record]:
-        """Write the records, and their conversation before them where it is new."""
+    async def _check_visible(self, draft: Draft) -> None:
+        """Refuse to hang something on a record that the caller cannot see."""
+        wanted = {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set())
+        if wanted:
+            found = await (await self._ready()).find(_latest_of(draft.scope, wanted))
+            if missing := wanted - {record.id for record in found}:
+                raise NotFound(f"no record {sorted(missing)[0]!r} in this scope")
+
+    async def _write(
+        self, talk: Record | None, records: Sequence[Record], timeless: frozenset[str] = frozenset()
+    ) -> list[Record]:
+        """Write the records, as parts of their conversation, which is written before them where it is new."""
         store = await self._ready()
-        fresh = whole is not None and not await self._is_there(whole)
+        records = await self._with_first_times(records, timeless)
+        there = await self._conversation(talk) if talk else None
         try:
-            changes = await store.commit(Batch(put=(*((whole,) if fresh and whole else ()), *records)))
+            new = (talk,) if talk and not there else ()
+            parts = _parts_of(there or talk, records)
+            changes = await store.commit(Batch(put=(*new, *parts)))
         except Conflict:
-            if not fresh:
+            if talk is None or there or not (there := await self._conversation(talk)):
                 raise
-            changes = await store.commit(Batch(put=tuple(records)))  # somebody else has just begun the conversation
-        if whole:
-            self._conversations.add((whole.scope.realm, whole.id))
+            parts = _parts_of(there, records)  # somebody else has just begun the conversation
+            changes = await store.commit(Batch(put=tuple(parts)))
         await self._settle()
-        return await self._as_kept(records, changes)
+        return await self._as_kept(parts, changes)
 
-    async def _is_there(self, whole: Record) -> bool:
-        if (whole.scope.realm, whole.id) in self._conversations:
-            return True
+    async def _conversation(self, talk: Record) -> Record | None:
+        """Return the conversation that goes by this session, whoever began it."""
+        store, same = await self._ready(), _latest_of(talk.scope, {talk.id})
+        if found := await store.find(same):
+            return found[0]
+        if talk.body.key is None:
+            return None
+        keyed = dataclasses.replace(same, ids=None, kinds=frozenset({talk.kind}), keys=frozenset({talk.body.key}))
+        live = [record for record in await store.find(keyed) if record.scope == talk.scope and record.valid != NEVER]
+        return live[0] if live else None
+
+    async def _with_first_times(self, records: Sequence[Record], timeless: frozenset[str]) -> Sequence[Record]:
+        """Give records that are there already, and for which the caller named no time, the time they got at first: the
+        same write twice is one.
+        """
+        if not timeless:
+            return records
         store = await self._ready()
-        return bool(await store.count(_every(whole.scope, ids=frozenset({whole.id}))))
+        found = await store.find(_every(_walls(records[0].scope), ids=timeless, limit=10**9))
+        first = {record.id: record.valid for record in reversed(found)}
+        return [
+            dataclasses.replace(record, valid=first.get(record.id, record.valid)) if record.id in timeless else record
+            for record in records
+        ]
 
     async def _as_kept(self, records: Sequence[Record], changes: Sequence[Change]) -> list[Record]:
         """Return the records with the clock that the store gave them; a write that was there already is read back."""
@@ -226,12 +288,19 @@ class AsyncMemory:
         await self._ready()
         new: list[Record] = []
         chunk: list[Record] = []
-        for record in records:
+        for record in records_of("keep", records):
+            self._check_required(record)
             chunk.append(record)
             if len(chunk) >= CHUNK:
                 new += await self._keep(chunk, progress)
                 chunk = []
         return new + await self._keep(chunk, progress)
+
+    def _check_required(self, record: Record) -> None:
+        levels = {"tenant": record.scope.tenant, "space": record.scope.space, **dict(record.scope.levels)}
+        for level in sorted(self._require):
+            if levels[level] is None:
+                raise Invalid(f"this memory requires {level!r}, and record {record.id} names none")
 
     async def _keep(self, records: Sequence[Record], progress: Progress | None) -> list[Record]:
         if not records:
@@ -242,7 +311,12 @@ class AsyncMemory:
             mine = frozenset(record.id for record in records if record.scope.realm == realm)
             for old in await store.find(_every(Scope(tenant=realm[0], space=realm[1]), ids=mine, limit=10**9)):
                 there.setdefault(f"{realm}{old.id}", []).append(old)
-        writes = [w for r in records if (w := _imported(r, there.get(f"{r.scope.realm}{r.id}", [])))]
+        writes = list[Record]()
+        for record in records:
+            versions = there.setdefault(f"{record.scope.realm}{record.id}", [])
+            if written := _imported(record, versions):
+                versions.append(written)
+                writes.append(written)
         await store.commit(Batch(put=tuple(writes)))
         await self._settle()
         if progress:
@@ -297,6 +371,7 @@ class AsyncMemory:
     ) -> list[Record]:
         """Return the records that match, newest first or by id. `after` is the id that the last page ended with."""
         query = self._query("find", which)
+        await self._check_page(after, query.scope)
         page = dataclasses.replace(
             query, limit=limit_of(limit), newest=flag("newest", newest), after=named("after", after)
         )
@@ -313,6 +388,7 @@ class AsyncMemory:
     ) -> list[Record]:
         """Return the conversations that match, newest first."""
         query = dataclasses.replace(self._query("conversations", which), kinds=frozenset({"conversation"}))
+        await self._check_page(after, query.scope)
         return await (await self._ready()).find(
             dataclasses.replace(query, limit=limit_of(limit), newest=True, after=named("after", after))
         )
@@ -323,14 +399,19 @@ class AsyncMemory:
         check_names("messages", whose, WHOSE)
         scope = self._scope(whose)
         whole = await self._latest(id, scope)
-        query = Query(scope=_walls(scope), part_of=frozenset({whole.id}), newest=True, limit=limit_of(limit))
+        query = Query(scope=scope, part_of=frozenset({whole.id}), newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
+
+    async def _check_page(self, after: str | None, scope: Scope) -> None:
+        """An empty page would say that there is no more, where the place to go on from is gone."""
+        if after is not None:
+            await self._latest(after, scope)
 
     @operation
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
         """Return every version of a record, the first one first."""
         check_names("history", whose, WHOSE)
-        found = await (await self._ready()).find(_every(self._scope(whose), ids=frozenset({_id(id)}), limit=10_000))
+        found = await (await self._ready()).find(_every(self._scope(whose), ids=frozenset({_id(id)}), limit=10**9))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found
@@ -367,6 +448,7 @@ class AsyncMemory:
         changes: dict[str, Any] = {}
         if text is not None:
             changes["body"] = revised_text(old.body, text_of(text))
+            changes["source"] = "caller"  # from now on it is ours: its source does not overwrite it
         if labels is not None:
             changes["labels"] = names_of("labels", labels)
         if folder is not None:
@@ -382,7 +464,7 @@ class AsyncMemory:
         if at is not None or ends is not None:
             changes["valid"] = self._span(old.valid, at, ends)
         revised = old.revise(**changes)
-        if not changes or dataclasses.replace(revised, version=old.version).says_the_same(old):
+        if dataclasses.replace(revised, version=old.version, source=old.source).says_the_same(old):
             return old
         [kept] = await self._write(None, [revised])
         return kept
@@ -396,20 +478,21 @@ class AsyncMemory:
         """
         check_names("supersede", whose, WHOSE)
         old = await self._latest(id, self._scope(whose))
-        since = moment("at", at, self._zone) or now()
+        draft = Draft(scope=old.scope, zone=self._zone, at=at)
+        said = draft.one(content) if not isinstance(content, str) else None
+        body = said.body if said else revised_text(old.body, text_of(content))
+        since = moment("at", at, self._zone) or (said.valid.since if said else None) or now()
+        if old.valid == NEVER:
+            raise Conflict(f"{id} was retracted, so nothing can supersede it: remember the new text instead")
         if old.valid.ended(since) or (old.valid.since and old.valid.since >= since):
             raise Conflict(f"{id} is true from {old.valid.since} to {old.valid.until}: nothing of it is left then")
-        if isinstance(content, str):
-            body = revised_text(old.body, text_of(content))
-        else:
-            body = Draft(scope=old.scope, zone=self._zone).one(content).body
         new = Record(
             scope=old.scope, body=body, part_of=old.part_of, links=(Link("supersedes", old.id),),
             valid=Span(since=since), labels=old.labels, folder=old.folder, importance=old.importance,
             pinned=old.pinned, metadata=old.metadata,
         )  # fmt: skip
         ended = old.revise(valid=old.valid.ending(since), pinned=False)
-        [_, kept] = await self._write(None, [ended, new])
+        [_, kept] = await self._write(None, [ended, _with_more(new, said)])
         return kept
 
     @operation
@@ -449,23 +532,26 @@ class AsyncMemory:
     async def _forget(
         self, *ids: str, everything: bool = False, dry_run: bool = False, **which: Unpack[Which]
     ) -> Preview | Certificate:
-        query = self._query("forget", which)
-        narrow = ids or any(which.get(name) is not None for name in which if name not in ("space", "tenant", "shared"))
-        if not narrow and not everything:
+        for name in ("as_of", "known_at", "archived", "ended", "shared"):
+            if name in which:
+                raise Invalid(f"forget() takes no {name!r}: what is erased is erased from every version and status")
+        query, everything = self._query("forget", which), flag("everything", everything)
+        if not (ids or everything or _narrow(query)):
             raise Invalid(
                 "nothing is named to forget: give ids, a user, a session, labels or a time span, or say everything=True"
             )
         store = await self._ready()
         wanted = frozenset(_id(id) for id in ids) if ids else None
         preview = await doomed(store, dataclasses.replace(query, ids=wanted))
-        if ids and (missing := wanted and wanted - {record.id for record in preview.records}):
+        if wanted and (missing := wanted - {record.id for record in preview.records}):
             raise NotFound(f"no record {sorted(missing)[0]!r} in this scope; nothing was erased")
         if flag("dry_run", dry_run):
             return preview
         if not preview.records:
             raise NotFound("nothing matches: nothing was erased")
-        self._conversations.clear()
-        return await erase(preview, query.scope, store, self._index, self._embedder)
+        certificate = await erase(preview, query.scope, store, self._index, self._embedder)
+        await self._settle()
+        return certificate
 
     @operation
     async def certificates(self) -> list[Certificate]:
@@ -487,22 +573,28 @@ class AsyncMemory:
     async def export(
         self, path: str | Path | None = None, *, progress: Progress | None = None, **which: Unpack[Which]
     ) -> Path:
-        """Write every version of what matches to a file (.jsonl, or .jsonl.gz) that `restore` reads back; return it.
+        """Write every version of the records that match to a file (.jsonl, or .jsonl.gz) that `restore` reads back; return it.
 
         Without a path it goes to the `exports` folder beside the store, which an erase looks through.
         """
         query = self._query("export", {"archived": True, **which})
         store = await self._ready()
+        if path is not None and not isinstance(path, str | Path):
+            raise Invalid(f"the path to export to must be a string or a Path, not {path!r}")
         target = Path(path) if path else _export_path(store.folder)
-        matching = await store.find(dataclasses.replace(query, any_time=True, statuses=None, limit=10**9))
-        return await asyncio.to_thread(write, target, matching, progress)
+        if target.is_dir():
+            raise Invalid(f"{target} is a folder: name a file in it to export to")
+        meant = await store.find(dataclasses.replace(query, statuses=None, ended=True, limit=10**9))
+        ids = frozenset(record.id for record in meant)
+        versions = await store.find(_every(_walls(query.scope), ids=ids, limit=10**9))
+        return await asyncio.to_thread(write, target, versions, progress)
 
     @operation
     async def restore(self, records: Iterable[Record], *, progress: Progress | None = None) -> int:
         """Write versions with the clocks they had, as read from an export; return how many were new here."""
         store = await self._ready()
         written, chunk = 0, list[Record]()
-        for record in records:
+        for record in records_of("restore", records):
             chunk.append(record)
             if len(chunk) >= CHUNK:
                 written += len(await store.commit(Batch(restore=tuple(chunk))))
@@ -559,14 +651,17 @@ class AsyncMemory:
 
     async def open(self) -> Self:
         """Open the store now rather than at the first call."""
+        if self._closed:
+            raise Invalid("this memory is closed")
         await self._ready()
         return self
 
     async def close(self) -> None:
-        """Finish what runs in the background and close everything. Closing twice is fine."""
+        """Finish the calls under way and what runs in the background, and close everything. Closing twice is fine."""
         if self._closed:
             return
         self._closed = True
+        await self._calls.ended()
         if self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
         for part in (self._index, self._embedder, self._store):
@@ -584,8 +679,6 @@ class AsyncMemory:
     # -- inside --------------------------------------------------------------------------------------------------
 
     async def _ready(self) -> Store:
-        if self._closed:
-            raise Invalid("this memory is closed")
         if self._store is None:
             async with self._opening:
                 if self._store is None:
@@ -609,6 +702,7 @@ class AsyncMemory:
             except BaseException:
                 await store.close()
                 raise
+        await finish(store, self._index)
         self._store = store
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:
@@ -625,10 +719,10 @@ class AsyncMemory:
         return span
 
     async def _latest(self, id: str, scope: Scope) -> Record:
-        found = await (await self._ready()).find(_every(scope, ids=frozenset({_id(id)}), any_time=True, limit=10_000))
+        found = await (await self._ready()).find(_latest_of(scope, {_id(id)}))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
-        return found[-1]
+        return found[0]
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
         if self._settled or wait:
@@ -639,10 +733,16 @@ class AsyncMemory:
             task.add_done_callback(self._background.discard)
 
     async def _follow(self, progress: Progress | None) -> None:
+        """Join the next pass of the followers: one is under way, at most one waits, and it sees what is written now."""
+        if self._pass is None:
+            self._pass = asyncio.get_running_loop().create_task(self._one_pass(progress))
+        await asyncio.shield(self._pass)
+
+    async def _one_pass(self, progress: Progress | None) -> None:
         """Let the followers read on. What was written stays written when one cannot; the next call tries again."""
-        store = await self._ready() if not self._closed else self._store
-        assert store is not None
+        store = await self._ready()
         async with self._settling:
+            self._pass = None
             try:
                 await settle(self._followers, store, progress)
                 self.behind = None
@@ -651,10 +751,45 @@ class AsyncMemory:
                 log.warning("what was remembered is kept, but not embedded yet: %s", error)
 
 
+# What the overloads say to a type checker, for whoever asks the function itself.
+setattr(AsyncMemory.remember, "__signature__", inspect.signature(AsyncMemory._remember))  # noqa: B010
+setattr(AsyncMemory.forget, "__signature__", inspect.signature(AsyncMemory._forget))  # noqa: B010
+
+
 def _export_path(folder: str | None) -> Path:
     if folder is None:
         raise Invalid("this store has no folder of its own: name the file to export to")
+    (Path(folder) / EXPORTS).mkdir(parents=True, exist_ok=True)
     return Path(folder) / EXPORTS / f"{now():%Y-%m-%dT%H%M%S.%fZ}.jsonl.gz"
+
+
+def _parts_of(talk: Record | None, records: Sequence[Record]) -> list[Record]:
+    return [dataclasses.replace(record, part_of=talk.id) if talk else record for record in records]
+
+
+def _with_more(new: Record, said: Record | None) -> Record:
+    """Add what a message says of itself to what the new record took over from the old."""
+    if said is None:
+        return new
+    return dataclasses.replace(
+        new,
+        labels=tuple(sorted({*new.labels, *said.labels})),
+        importance=new.importance if said.importance == IMPORTANCE else said.importance,
+        pinned=new.pinned or said.pinned,
+        metadata={**new.metadata, **said.metadata},
+    )
+
+
+def _narrow(query: Query) -> bool:
+    """Whether the query names anything besides the walls."""
+    named = (query.kinds, query.labels, query.folder, query.sources, query.part_of, query.since, query.until)
+    more = (query.pinned, query.importance_min, *(level for _, level in query.scope.levels))
+    return bool(query.metadata) or any(name is not None for name in (*named, *more))
+
+
+def _latest_of(scope: Scope, ids: Iterable[str]) -> Query:
+    """Return the query for the latest version of each, archived, ended or retracted as it may be."""
+    return Query(scope=scope, ids=frozenset(ids), statuses=None, ended=True, limit=10**9)
 
 
 def _every(scope: Scope, **more: Any) -> Query:
@@ -676,9 +811,11 @@ def _imported(record: Record, versions: Sequence[Record]) -> Record | None:
     """Return what to write for a record that a source says again: nothing, its first version, or its next."""
     if not versions:
         return record
-    if any(record.says_the_same(dataclasses.replace(old, version=record.version)) for old in versions):
-        return None
     latest = versions[-1]
-    if latest.source != record.source or any(old.valid == NEVER for old in versions):
+    corrected = latest.source != record.source or any(old.valid == NEVER for old in versions)
+    theirs = [old for old in versions if old.source == record.source]
+    if corrected or record.says_the_same(dataclasses.replace(theirs[-1], version=record.version)):
         return None
-    return dataclasses.replace(record, version=latest.version + 1)
+    organised = {"labels": latest.labels, "folder": latest.folder, "pinned": latest.pinned}
+    return dataclasses.replace(latest.revise(**organised), body=record.body, valid=record.valid, links=record.links,
+                               part_of=record.part_of, status=record.status, metadata=record.metadata)  # fmt: skip

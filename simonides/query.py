@@ -38,6 +38,7 @@ class Query:
     until: datetime | None = None  # said before
     valid_at: datetime | None = None
     known_at: datetime | None = None
+    ended: bool = False  # with valid_at None: what has ended, was superseded or retracted too
     any_time: bool = False
     newest: bool = False  # by time said, latest first; otherwise by id and version
     after: str | None = None  # the id that the last page ended with
@@ -65,7 +66,8 @@ class Query:
         )
 
     def _in_time(self, record: Record, at: datetime) -> bool:
-        valid = not record.valid.ended(at) if self.valid_at is None else record.valid.holds(self.valid_at)
+        still = self.ended or not record.valid.ended(at)
+        valid = still if self.valid_at is None else record.valid.holds(self.valid_at)
         known = record.known.until is None if self.known_at is None else record.known.holds(self.known_at)
         return valid and known
 

@@ -142,6 +142,7 @@ class Record:
     pinned: bool = False
     status: str = ACTIVE
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    begun: datetime | None = None  # when its first version became known; None in the first version: that is known.since
 
     @property
     def kind(self) -> str:
@@ -158,17 +159,20 @@ class Record:
     @property
     def at(self) -> datetime | None:
         """When it was said or began to be true; failing that, when we learned of it."""
-        return self.known.since if self.valid == NEVER else self.valid.since or self.known.since
+        learned = self.begun or self.known.since
+        return learned if self.valid == NEVER else self.valid.since or learned
 
     def revise(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, version=self.version + 1, known=Span(), **changes)
+        begun = self.begun or self.known.since
+        return dataclasses.replace(self, version=self.version + 1, known=Span(), begun=begun, **changes)
 
     def targets(self, role: str) -> tuple[str, ...]:
         return tuple(link.target for link in self.links if link.role == role)
 
     def says_the_same(self, other: Record) -> bool:
-        """True where both are one write: everything is equal but the clock that the store keeps."""
-        return dataclasses.replace(self, known=other.known) == other
+        """True where both are one write: everything is equal but the clocks that the store keeps."""
+        same = dataclasses.replace(self, known=other.known, begun=other.begun) == other
+        return same and exactly(self.metadata, other.metadata)
 
     def __str__(self) -> str:
         return self.text
@@ -177,6 +181,15 @@ class Record:
         """Return what a reader wants to see first; `dataclasses.asdict` has everything."""
         text = self.text if len(self.text) <= 80 else f"{self.text[:79]}…"
         return f"<{type(self.body).__name__} {text!r} id={self.id} version={self.version}>"
+
+
+def exactly(left: Any, right: Any) -> bool:
+    """JSON equality to the type: true is not 1, and 1 is not 1.0."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(exactly(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(exactly, left, right))
+    return type(left) is type(right) and bool(left == right)
 
 
 def revised_text(body: Body, text: str) -> Body:

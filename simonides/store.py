@@ -123,13 +123,17 @@ class Store(Protocol):
         """Write the batch, its lines of the log, and a follower's new place, in one transaction.
 
         A record whose version is already there with the same content is left alone, without a line in the log.
-        Raise Conflict where that version has other content, where it is not the next one, where a live key is taken, or
-        where the cursor has moved; then nothing was written.
+        Raise Conflict where that version has other content, where it is not the next one, where a live key is taken
+        (by a record whose latest version has not ended), or where the cursor has moved; then nothing was written. What
+        is put, restored, erased and embedded is done in this order.
         """
         ...
 
     async def find(self, query: Query) -> list[Record]:
-        """Return the records that match, in the order asked for, at most `query.limit`."""
+        """Return the records that match, in the order asked for, at most `query.limit`.
+
+        With `after`, go on behind the place of that id; behind one that is gone there is nothing.
+        """
         ...
 
     async def count(self, query: Query) -> int:
@@ -176,7 +180,7 @@ class Store(Protocol):
         ...
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        """Return (slot, id, vector) for those of the slots whose record matches."""
+        """Return (slot, id, vector) for those of the slots whose record matches, in any order."""
         ...
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
@@ -196,6 +200,10 @@ class Store(Protocol):
 
         `erased` are samples of the erased texts, so that the store can prove it on its own bytes.
         """
+        ...
+
+    async def unfinished(self) -> list[Ref]:
+        """Return what was erased and is not certified yet: an erase is going on, or was cut off."""
         ...
 
     async def rebuild(self) -> None:

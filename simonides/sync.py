@@ -70,8 +70,6 @@ class Memory:
         index: str | None = None,
         zone: str | None = None,
     ) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="simonides", daemon=True)
         self._core = AsyncMemory(
             url,
             tenant=tenant,
@@ -82,6 +80,9 @@ class Memory:
             index=index,
             zone=zone,
         )
+        self._gate, self._closed = threading.Lock(), False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="simonides", daemon=True)
         self._thread.start()
         try:
             self._wait(self._core.open())
@@ -93,9 +94,14 @@ class Memory:
     def settings(self) -> Settings:
         return self._core.settings
 
+    @property
+    def behind(self) -> str | None:
+        """Why something remembered has no vectors yet; None where everything has."""
+        return self._core.behind
+
     def close(self) -> None:
         """Finish what runs in the background and close everything. Closing twice is fine."""
-        if not self._loop.is_closed():
+        if not self._closed:
             try:
                 self._wait(self._core.close())
             finally:
@@ -110,13 +116,14 @@ class Memory:
         self.close()
 
     def _wait(self, asked: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            asked.close()
-            raise Invalid("this memory is closed")
         if threading.current_thread() is self._thread:
             asked.close()
             raise Invalid("Memory is for code that does not await: use AsyncMemory here")
-        future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        with self._gate:
+            if self._closed:
+                asked.close()
+                raise Invalid("this memory is closed")
+            future = asyncio.run_coroutine_threadsafe(asked, self._loop)
         try:
             return future.result()
         except (KeyboardInterrupt, CancelledError):
@@ -124,7 +131,17 @@ class Memory:
             raise
 
     def _stop(self) -> None:
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_rest(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
         self._loop.close()
+
+
+async def _rest() -> None:
+    """Let those who called at the last moment hear that the memory is closed."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.gather(*others, return_exceptions=True)

@@ -14,11 +14,12 @@ from ..errors import Unavailable
 from ..index import Index
 from ..kinds import KINDS, Message
 from ..query import Query
-from ..record import Record, Scope
+from ..record import Record
 from ..store import Store
 from .question import Question, without_names
 
 NEAR, WORDS, EXACT, WHEN, RECENT, PINNED = 100, 100, 30, 60, 20, 20  # candidates that each arm may bring
+FLOOD, SAME = 10, 0.98  # how much further to look where the first say the same; the cosine that suggests it
 TALKS, TURNS = 12, 600  # conversations that are looked at as a whole, and how much of them
 EMBEDDED_MAX = 2_000  # characters of a question that are embedded
 SAYING = frozenset(KINDS) - {"conversation", "document"}  # kinds that say something; a title only leads there
@@ -62,7 +63,7 @@ async def gather(question: Question, query: Query, means: Means) -> Pool:
     if query.kinds is None:
         query = dataclasses.replace(query, kinds=SAYING)
     by_words, exact, when, recent, pinned, spread = await asyncio.gather(
-        store.words(_of(query, limit=WORDS), question.text),
+        _words(question, query, store),
         _exact(question, query, store),
         _when(question, query, store),
         store.find(_of(query, newest=True, limit=RECENT)),
@@ -80,6 +81,24 @@ async def gather(question: Question, query: Query, means: Means) -> Pool:
     return pool
 
 
+async def _words(question: Question, query: Query, store: Store) -> list[tuple[Record, float]]:
+    """Records that share words with the question; further down where the first say the same again and again."""
+    found = await store.words(_of(query, limit=WORDS), question.text)
+    if len(found) == WORDS and sayings(record for record, _ in found) < WORDS // 2:
+        return await store.words(_of(query, limit=WORDS * FLOOD), question.text)
+    return found
+
+
+def sayings(records: Iterable[Record]) -> int:
+    """Return how many different things the records say."""
+    return len({saying(record) for record in records})
+
+
+def saying(record: Record) -> tuple[str, str | None, str]:
+    """Return what makes two records say the very same: kind, speaker, and the words but for case and spaces."""
+    return record.kind, record.body.who, " ".join(language.fold(record.text).split())
+
+
 async def _near(question: Question, query: Query, means: Means, pool: Pool) -> None:
     """Records whose meaning is close. The index proposes; the store, which knows the clocks, disposes."""
     if means.index is None or means.embedder is None:
@@ -92,6 +111,8 @@ async def _near(question: Question, query: Query, means: Means, pool: Pool) -> N
         pool.notes = (f"found by words alone, because the embedder did not answer: {error}",)
         return
     nearest = await means.index.near(_of(query, limit=NEAR), vector, NEAR)
+    if len(nearest) == NEAR and nearest[NEAR // 2][1] > SAME:  # the same again and again: look further down
+        nearest = await means.index.near(_of(query, limit=NEAR * FLOOD), vector, NEAR * FLOOD)
     missing = frozenset(id for id, _ in nearest if id not in pool.candidates)
     fetched = await means.store.find(_of(query, ids=missing, limit=len(missing))) if missing else []
     found = {record.id: record for record in fetched}
@@ -101,7 +122,7 @@ async def _near(question: Question, query: Query, means: Means, pool: Pool) -> N
             candidate.by.add("near")
             pool.candidates[id] = candidate
     floor = means.embedder.unrelated
-    pool.unrelated = max(floor, nearest[-1][1]) if len(nearest) == NEAR else floor
+    pool.unrelated = max(floor, nearest[-1][1]) if len(nearest) >= NEAR else floor
 
 
 async def _exact(question: Question, query: Query, store: Store) -> list[Record]:
@@ -150,8 +171,7 @@ async def _talks(query: Query, store: Store, pool: Pool, by_words: list[Record])
 async def _titles(query: Query, store: Store, pool: Pool) -> None:
     wholes = frozenset(c.record.part_of for c in pool.candidates.values() if c.record.part_of)
     if wholes:
-        walls = Scope(tenant=query.scope.tenant, space=query.scope.space)
-        for whole in await store.find(Query(scope=walls, ids=wholes, statuses=None, limit=len(wholes))):
+        for whole in await store.find(Query(scope=query.scope, ids=wholes, statuses=None, limit=len(wholes))):
             pool.titles[whole.id] = whole.text
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from .. import words as language
 from ..query import Factor, Hit
 from ..record import IMPORTANCE, Record
-from .gather import Pool
+from .gather import Candidate, Pool, saying
 from .question import Question
 from .signals import SIGNALS, Evidence, Values, half_life
 
 RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a share of the relevance
+AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: after everything that fits at all
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
 DOUBT = 0.4  # the share of the score that does not depend on how well the best candidate fits at all
 
@@ -36,18 +36,18 @@ def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False) -
         for id, candidate in evidence.candidates
     ]
     found.sort(key=lambda item: (-item[0], item[1]))
-    hits = (
+    hits = [
         Hit(
-            record=candidate.record,
+            record=leader.record,
             score=score,
-            by=tuple(sorted(candidate.by)),
+            by=tuple(sorted(leader.by)),
             why=weighed.factors(id) if explain else (),
-            title=pool.titles.get(candidate.record.part_of or ""),
+            title=pool.titles.get(leader.record.part_of or ""),
+            also=also,
         )
-        for score, id, candidate in found[: limit * ALIKE]
-        if score > 0
-    )
-    return Hits(collapsed(hits, limit)).noting(*pool.notes)
+        for score, id, leader, also in collapsed(found, limit)
+    ]
+    return Hits(hits).noting(*pool.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +94,22 @@ def boosted(relevance: float, record: Record, question: Question) -> float:
     age = max(0.0, (question.at - record.at).total_seconds() / 86_400) if record.at else 0.0
     recency: float = 0.5 ** (age / half_life(record))
     importance = (record.importance - IMPORTANCE) / (10 - IMPORTANCE)
+    relevance = max(relevance, AT_HAND if record.pinned else 0.0)
     return min(1.0, relevance * (1 + RECENCY * recency + IMPORTANT * max(-1.0, importance) + PIN * record.pinned))
 
 
-def collapsed(hits: Iterable[Hit], limit: int) -> list[Hit]:
-    """Return the first `limit` hits, each standing for those after it that say the very same."""
-    kept: dict[str, Hit] = {}
-    for hit in hits:
-        said = f"{hit.record.kind} {hit.record.body.who} {' '.join(language.fold(hit.text).split())}"
+def collapsed(
+    found: Sequence[tuple[float, str, Candidate]], limit: int
+) -> list[tuple[float, str, Candidate, tuple[str, ...]]]:
+    """Return the first `limit` that say different things, each with the ids of those after it that say the very same."""
+    kept: dict[object, tuple[float, str, Candidate]] = {}
+    also: dict[object, list[str]] = {}
+    for place, (score, id, candidate) in enumerate(found):
+        if score <= 0 or (len(kept) == limit and place >= limit * ALIKE):
+            break
+        said = saying(candidate.record)
         if said in kept:
-            first = kept[said]
-            kept[said] = Hit(first.record, first.score, first.by, first.why, first.title, (*first.also, hit.record.id))
+            also[said].append(id)
         elif len(kept) < limit:
-            kept[said] = hit
-    return list(kept.values())
+            kept[said], also[said] = (score, id, candidate), []
+    return [(*first, tuple(also[said])) for said, first in kept.items()]

@@ -125,12 +125,11 @@ def passage(evidence: Evidence) -> Values:
 
 
 def beside(evidence: Evidence) -> Values:
-    """Meaning of the turns before and after: an answer is close to its question."""
+    """Meaning of the turns before and after: an answer is close to its question. Who stands alone speaks for itself."""
     own = near(evidence)
     return {
-        id: sum(own.get(other, 0.0) for other in around) / 2
+        id: sum(own.get(other, 0.0) for other in around) / 2 if (around := evidence.beside(id)) else own.get(id, 0.0)
         for id, _ in evidence.candidates
-        if (around := evidence.beside(id))
     }
 
 
@@ -146,7 +145,8 @@ def session_words(evidence: Evidence) -> Values:
     for whole, talk in evidence.pool.talks.items():
         heard = {term for turn in talk for term in evidence.counts[turn.id]}
         said[whole] = sum(evidence.idf[term] for term in heard) / total
-    return {id: said[evidence.place[id][0]] for id, _ in evidence.candidates if id in evidence.place}
+    alone = {id: sum(evidence.idf[term] for term in evidence.counts[id]) / total for id, _ in evidence.candidates}
+    return {id: said[evidence.place[id][0]] if id in evidence.place else alone[id] for id, _ in evidence.candidates}
 
 
 def exact(evidence: Evidence) -> Values:
@@ -187,7 +187,7 @@ def person(evidence: Evidence) -> Values:
     roles = {id: c.record.body.role for id, c in evidence.candidates if isinstance(c.record.body, Message)}
     if "assistant" not in roles.values():
         return {}
-    return {id: 0.0 if role == "assistant" else 1.0 for id, role in roles.items()}
+    return {id: 0.0 if roles.get(id) == "assistant" else 1.0 for id, _ in evidence.candidates}
 
 
 def _shared(evidence: Evidence, own: Values) -> Values:
@@ -197,9 +197,8 @@ def _shared(evidence: Evidence, own: Values) -> Values:
             whole = evidence.place[id][0]
             best[whole] = max(best.get(whole, 0.0), value)
     return {
-        id: best[evidence.place[id][0]]
+        id: best.get(evidence.place[id][0], 0.0) if id in evidence.place else own.get(id, 0.0)
         for id, _ in evidence.candidates
-        if id in evidence.place and evidence.place[id][0] in best
     }
 
 

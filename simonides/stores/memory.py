@@ -51,6 +51,7 @@ class MemoryStore:
         self._records: dict[Ref, list[Record]] = {}  # every version, in order
         self._bearers: dict[Name, set[Ref]] = {}  # who bears the name in some version
         self._log: list[Change] = []
+        self._erasing: set[Ref] = set()  # erased, and not certified yet
         self._cursors: dict[str, int] = {}
         self._groups: dict[tuple[tuple[str, str], str], _Group] = {}  # by realm and model
         self._groups_made = 0
@@ -73,6 +74,7 @@ class MemoryStore:
         self._check_dimensions(embeddings)
         if certificate := batch.certificate:
             draft.note(certificate.id, certificate.scope, msgspec.to_builtins(certificate))
+            self._erasing -= {Ref(*certificate.scope.realm, id) for id in certificate.ids}
         self._keep(draft)
         for embedding in embeddings:
             self._group(embedding.ref, embedding.model).add(embedding)
@@ -88,6 +90,7 @@ class MemoryStore:
                 self._records[ref] = versions
             else:
                 self._forget(ref)
+                self._erasing.add(ref)
 
     def _forget(self, ref: Ref) -> None:
         for record in self._records.pop(ref, ()):
@@ -223,6 +226,9 @@ class MemoryStore:
 
     async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
         return {"method": "memory"}
+
+    async def unfinished(self) -> list[Ref]:
+        return sorted(self._erasing, key=lambda ref: (ref.tenant, ref.space, ref.id))
 
     async def rebuild(self) -> None:
         self._terms.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import threading
 import time
 import uuid
@@ -36,9 +37,10 @@ from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
+HEADER = 100  # bytes that every SQLite file begins with
 BUSY_MS = 30_000  # how long a lock of another process is waited for
 READERS = 3
-DF_SHARE, DF_ROWS = 0.05, 10_000  # beyond so many versions, a term in more than this share of them is passed over
+DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
 DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
 FREQUENCIES_KEPT = 50_000
 LATEST = 2**62  # later than every time
@@ -85,6 +87,8 @@ class SqliteStore:
         if certificate := batch.certificate:
             line = Change(0, at, certificate.id, 0, "certificate", certificate.scope, msgspec.to_builtins(certificate))
             changes.append(self._log(db, line))
+            for id in certificate.ids:
+                db.execute("DELETE FROM erasing WHERE realm = ? AND id = ?", (self._realm(db, certificate.scope), id))
         return changes
 
     def _put(self, db: apsw.Connection, record: Record, at: datetime) -> Change | None:
@@ -139,7 +143,7 @@ class SqliteStore:
         if not found:
             return None
         db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('scrub', '1')")
+        db.execute("INSERT OR IGNORE INTO erasing VALUES (?, ?)", (realm, ref.id))
         last = found[-1][1]
         return self._log(db, Change(0, at, ref.id, 0, last.kind, last.scope))
 
@@ -282,10 +286,7 @@ class SqliteStore:
         return await self._read(lambda db: self._extent(db, scope, model))
 
     def _extent(self, db: apsw.Connection, scope: Scope, model: str) -> Extent:
-        sql = (
-            "SELECT g.grp, g.slots, (SELECT count(*) FROM holes h WHERE h.grp = g.grp)"
-            " FROM groups g WHERE g.realm = ? AND g.model = ?"
-        )
+        sql = "SELECT grp, slots, holes FROM groups WHERE realm = ? AND model = ?"
         found = _first(db, sql, (self._known_realm(db, scope), model))
         return Extent(*found) if found else Extent(0, 0, 0)
 
@@ -339,7 +340,7 @@ class SqliteStore:
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         def read(db: apsw.Connection) -> dict[str, int]:
             sql = (
-                "SELECT g.model, sum(g.slots - (SELECT count(*) FROM holes h WHERE h.grp = g.grp)) FROM groups g"
+                "SELECT g.model, sum(g.slots - g.holes) FROM groups g"
                 " JOIN realms m ON m.realm = g.realm WHERE ? IS NULL OR (m.tenant = ? AND m.space = ?) GROUP BY g.model"
             )
             tenant, space = scope.realm if scope else (None, None)
@@ -355,7 +356,8 @@ class SqliteStore:
                 dropped += db.changes()
                 db.execute("DELETE FROM holes WHERE grp = ?", (group,))
                 # The number stays taken, so that files named after it are never another group's.
-                db.execute("UPDATE groups SET model = ?, slots = 0 WHERE grp = ?", (f"{uuid.uuid4()} dropped", group))
+                sql = "UPDATE groups SET model = ?, slots = 0, holes = 0 WHERE grp = ?"
+                db.execute(sql, (f"{uuid.uuid4()} dropped", group))
             return dropped
 
         return int(await self._writer.together(drop))
@@ -369,6 +371,10 @@ class SqliteStore:
     async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
         result: Mapping[str, Any] = await self._writer.alone(lambda db: scrub(db, self._path, erased))
         return result
+
+    async def unfinished(self) -> list[Ref]:
+        sql = "SELECT m.tenant, m.space, e.id FROM erasing e JOIN realms m ON m.realm = e.realm ORDER BY 1, 2, 3"
+        return await self._read(lambda db: [Ref(*row) for row in _all(db, sql)])
 
     async def rebuild(self) -> None:
         await self._writer.together(_make_words)
@@ -426,7 +432,11 @@ class SqliteStore:
         if self._path is None:
             found: T = await self._writer.alone(work)
             return found
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._reading, work)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._reading, work)
+        except RuntimeError:
+            raise Invalid("this memory is closed") from None
+        return await reading
 
     def _reading(self, work: Callable[[apsw.Connection], T]) -> T:
         try:
@@ -470,7 +480,7 @@ def _parsed(url: str) -> tuple[str | None, str]:
 
 
 def _prepare(db: apsw.Connection, path: str | None) -> str:
-    """Make or migrate the schema, finish an erase that was cut off, and return the store's identity."""
+    """Make or migrate the schema, and return the store's identity."""
     db.execute("PRAGMA secure_delete = ON")
     _check_ours(db, path)
     if path is not None:
@@ -480,13 +490,14 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
     migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
         _in_transaction(db, _make_words)
-    if _one(db, "SELECT value FROM meta WHERE name = 'scrub'"):
-        scrub(db, path, ())
     return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
 
 
 def _check_ours(db: apsw.Connection, path: str | None) -> None:
-    if _one(db, "PRAGMA application_id") != APPLICATION and _one(db, "SELECT count(*) FROM sqlite_schema"):
+    if path is not None and 0 < os.path.getsize(path) < HEADER:
+        raise Damaged(f"{path} is too short to be a database: name another file, or remove it")
+    sql = "SELECT (SELECT count(*) FROM sqlite_schema) > 0 AND (SELECT application_id FROM pragma_application_id) <> ?"
+    if _one(db, sql, (APPLICATION,)):  # one statement: another process may be making it just now
         raise Invalid(f"{path} is a database of another program; name another file")
     check_known(db, path)
 
@@ -600,9 +611,8 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
         db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
     for (vector,) in _all(db, "DELETE FROM vectors WHERE row = ? RETURNING vector", (row,)):
         group = vector >> 32
-        db.execute(
-            "INSERT INTO holes SELECT ?, count(*), ? FROM holes WHERE grp = ?", (group, vector - (group << 32), group)
-        )
+        db.execute("INSERT INTO holes SELECT grp, holes, ? FROM groups WHERE grp = ?", (vector - (group << 32), group))
+        db.execute("UPDATE groups SET holes = holes + 1 WHERE grp = ?", (group,))
     db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 

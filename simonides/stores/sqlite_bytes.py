@@ -25,29 +25,30 @@ SAMPLE_MIN, SAMPLE_MAX = 8, 256  # bytes of a text that are looked for; shorter 
 def scrub(db: apsw.Connection, path: str | None, erased: Sequence[str]) -> Mapping[str, Any]:
     """Leave no byte of the erased in the files; return how ("method"), and how many old backups went ("backups").
 
-    Runs alone on the writer's connection. The mark that an erase set in its transaction is taken away at the end.
+    Runs alone on the writer's connection. Where the disk is too full to write the file anew, it stays with what SQLite
+    zeroed, and says so.
     """
     if path is None:
-        db.execute("DELETE FROM meta WHERE name = 'scrub'")
         return {"method": "deleted from memory", "backups": 0}
     backups = _remove_backups(path)
     method = "secure delete"
     if os.path.getsize(path) <= SMALL:
         method = _write_anew(db)
     emptied = _empty_log(db)
-    if not method.endswith("anew") and _remains(path, erased):
+    if method == "secure delete" and _remains(path, erased):
         method = _write_anew(db)
         emptied = _empty_log(db)
     if emptied:
-        db.execute("DELETE FROM meta WHERE name = 'scrub'")
-        _empty_log(db)
         return {"method": f"{method}, write-ahead log emptied", "backups": backups}
     held = "the write-ahead log is held by a reader in another process and is emptied when the store is next opened"
     return {"method": f"{method}; {held}", "backups": backups}
 
 
 def _write_anew(db: apsw.Connection) -> str:
-    db.execute("VACUUM")
+    try:
+        db.execute("VACUUM")
+    except apsw.FullError:
+        return "secure delete; the disk is too full to write the file anew"
     return "secure delete, file written anew"
 
 

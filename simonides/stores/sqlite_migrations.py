@@ -1,7 +1,7 @@
 """Brings a store of an older release up to date, one step after another, with a copy of the file made before.
 
-A step is SQL that leads from the schema before it to its number. `sqlite_schema.sql` is the newest; a new schema means a
-new number here, a step to it, and a database of the old release in `tests/released/`.
+A step is SQL that leads from the schema before it to its number. `sqlite_schema.sql` is the newest; a new schema means
+a new number here, a step to it, and a database of the old release in `tests/released/`.
 """
 
 from __future__ import annotations

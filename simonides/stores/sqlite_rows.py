@@ -21,7 +21,7 @@ OPEN = Span()
 COLUMNS = (
     *("realm", "id", "version", "user", "agent", "session", "kind", "key", "part_of", "folder", "importance"),
     *("pinned", "status", "source", "at", "valid_since", "valid_until", "known_since", "known_until"),
-    *("labels", "links", "metadata", "body", "text"),
+    *("labels", "links", "metadata", "body", "text", "begun"),
 )
 SELECT = ", ".join(f"r.{column}" for column in COLUMNS)
 INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -52,13 +52,14 @@ def as_row(record: Record, realm: int) -> tuple[Any, ...]:
         _json(record.metadata),
         _json(_rest(record.body)),
         record.text,
+        stamp(record.begun),
     )
 
 
 def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
     """Return the record of a row of COLUMNS; the scope gives its walls."""
     (_, id, version, user, agent, session, kind, _, part_of, folder, importance, pinned, status, source, _,
-     valid_since, valid_until, known_since, known_until, labels, links, metadata, body, text) = row  # fmt: skip
+     valid_since, valid_until, known_since, known_until, labels, links, metadata, body, text, begun) = row  # fmt: skip
     return Record(
         scope=_scope(scope.tenant, scope.space, user, agent, session),
         body=KINDS[kind](text=text, **(_decode(body) if body else {})),
@@ -75,6 +76,7 @@ def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
         pinned=bool(pinned),
         status=status,
         metadata=_decode(metadata) if metadata else {},
+        begun=time(begun),
     )
 
 
@@ -142,7 +144,8 @@ def _among(add: Any, column: str, wanted: Iterable[str]) -> None:
 
 def _in_time(add: Any, query: Query) -> None:
     if query.valid_at is None:
-        add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(now()))
+        if not query.ended:
+            add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(now()))
     else:
         add("(r.valid_since IS NULL OR r.valid_since <= ?)", stamp(query.valid_at))
         add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(query.valid_at))

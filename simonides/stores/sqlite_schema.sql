@@ -15,7 +15,7 @@ CREATE TABLE records (
     kind TEXT NOT NULL, key TEXT, part_of TEXT, folder TEXT, importance INTEGER NOT NULL, pinned INTEGER NOT NULL,
     status TEXT NOT NULL, source TEXT NOT NULL,
     at INTEGER NOT NULL, valid_since INTEGER, valid_until INTEGER, known_since INTEGER NOT NULL, known_until INTEGER,
-    labels TEXT, links TEXT, metadata TEXT, body TEXT, text TEXT NOT NULL
+    labels TEXT, links TEXT, metadata TEXT, body TEXT, text TEXT NOT NULL, begun INTEGER
 );
 CREATE UNIQUE INDEX records_id ON records (realm, id, version);
 CREATE INDEX records_at ON records (realm, at, id);
@@ -24,7 +24,7 @@ CREATE INDEX records_session ON records (realm, session) WHERE session <> '';
 CREATE INDEX records_part ON records (realm, part_of) WHERE part_of IS NOT NULL;
 CREATE INDEX records_key ON records (realm, kind, key) WHERE key IS NOT NULL AND known_until IS NULL;
 CREATE INDEX records_folder ON records (realm, folder) WHERE folder IS NOT NULL;
-CREATE INDEX records_pinned ON records (realm) WHERE pinned = 1 AND known_until IS NULL;
+CREATE INDEX records_pinned ON records (realm, at, id) WHERE pinned = 1 AND known_until IS NULL;
 CREATE TABLE labels (realm INTEGER, label TEXT, row INTEGER, PRIMARY KEY (realm, label, row)) WITHOUT ROWID;
 CREATE TABLE links (
     realm INTEGER, target TEXT, role TEXT, row INTEGER, PRIMARY KEY (realm, target, role, row)
@@ -39,7 +39,7 @@ CREATE VIRTUAL TABLE vocabulary USING fts5vocab (words, row);
 -- Vectors of one realm and model are numbered from 0; vector = (grp << 32) + slot.
 CREATE TABLE groups (
     grp INTEGER PRIMARY KEY, realm INTEGER NOT NULL, model TEXT NOT NULL, dimension INTEGER NOT NULL,
-    slots INTEGER NOT NULL DEFAULT 0, UNIQUE (realm, model)
+    slots INTEGER NOT NULL DEFAULT 0, holes INTEGER NOT NULL DEFAULT 0, UNIQUE (realm, model)
 );
 CREATE TABLE vectors (vector INTEGER PRIMARY KEY, row INTEGER NOT NULL, value BLOB NOT NULL);
 CREATE INDEX vectors_row ON vectors (row);
@@ -49,4 +49,7 @@ CREATE TABLE changes (
     seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, realm INTEGER NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL,
     kind TEXT NOT NULL, user TEXT NOT NULL, agent TEXT NOT NULL, session TEXT NOT NULL, note TEXT
 );
+-- What was erased, until the certificate is written: an erase that is cut off is finished when the store is opened.
+CREATE TABLE erasing (realm INTEGER, id TEXT, PRIMARY KEY (realm, id)) WITHOUT ROWID;
+
 CREATE TABLE cursors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;

@@ -12,6 +12,8 @@ from typing import Any
 
 import apsw
 
+from ..errors import Invalid
+
 GROUP = 512  # writes in one transaction
 
 
@@ -37,6 +39,7 @@ class Writer:
         undone: Callable[[], None],
     ) -> None:
         self._connection, self._translate, self._undone = connection, translate, undone
+        self._closed = False
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="simonides-writer", daemon=True)
         self._thread.start()
@@ -48,10 +51,13 @@ class Writer:
         return await self._hand_in(work, False)
 
     async def close(self) -> None:
+        self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def _hand_in(self, work: Callable[[apsw.Connection], Any], together: bool) -> Any:
+        if self._closed:
+            raise Invalid("this memory is closed")
         loop = asyncio.get_running_loop()
         job = Job(work, together, loop, loop.create_future())
         self._queue.put(job)
@@ -68,7 +74,19 @@ class Writer:
             _answer(group)
             if job is _NOTHING:
                 job = self._queue.get()
+        self._leave()
         self._connection.close()
+
+    def _leave(self) -> None:
+        """Answer those who came in at the last moment."""
+        while True:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                job.error = Invalid("this memory is closed")
+                _answer([job])
 
     def _gather(self, first: Job) -> tuple[list[Job], Job | None]:
         """Return the jobs to do now, and the one to go on with: another kind of job, or the end."""
