@@ -46,5 +46,21 @@ $(WHEELS)/bge-small: .venv/made packages/fetch.py $(wildcard packages/simonides-
 	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast]' --group dev
 	@touch $@
 
+docs: dev  ## write the reference anew from the code
+	@$(BIN)/python docs/generate.py
+
+# What is measured beside us has an environment of its own.
+build/peers: .venv/made
+	@$(PYTHON) -m venv build/peers-venv
+	@build/peers-venv/bin/python -m pip --disable-pip-version-check --quiet install chromadb==1.5.9
+	@touch $@
+
+bench: install build/peers  ## measure speed, beside a peer on the same vectors, into bench/results
+	@mkdir -p bench/results
+	@$(BIN)/python bench/speed.py --peer build/peers-venv/bin/python --markdown bench/results/$$(date +%F).md
+
+bench-index: install  ## measure the vector index alone
+	@$(BIN)/python bench/vectors.py
+
 clean:  ## remove what was made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -1,11 +1,13 @@
 """Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
 
-from simonides import Memory
+    from simonides import Memory
 
-memory = Memory("me.db")
-memory.remember("I moved to Lisbon in May", user="me")
-for hit in memory.recall("where do I live?", user="me"):
-    print(hit)
+    memory = Memory("me.db")
+    memory.remember("I moved to Lisbon in May", user="me")
+    for hit in memory.recall("where do I live?", user="me"):
+        print(hit)
+
+`AsyncMemory` is the same for code that awaits.
 """
 
 from .errors import Conflict, Damaged, Forbidden, Full, Invalid, NotFound, SimonidesError, Unavailable

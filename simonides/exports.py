@@ -274,7 +274,11 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _destroy(path: Path) -> None:
+    """Overwrite the file with zeros and remove it; where it is but a second name of the living one, only the name."""
     with contextlib.suppress(FileNotFoundError):
+        if _is_second_name(path):
+            path.unlink()
+            return
         with path.open("r+b") as file:
             left = os.fstat(file.fileno()).st_size
             while left > 0:
@@ -283,3 +287,9 @@ def _destroy(path: Path) -> None:
             os.fsync(file.fileno())
         path.unlink()
         _sync_folder(path.parent)
+
+
+def _is_second_name(path: Path) -> bool:
+    """Whether a purge died after it had linked the old file and before the new one took its place."""
+    living = path.with_name(path.name[1:].removesuffix(ERASING))
+    return path.name.endswith(ERASING) and living.exists() and living.samefile(path)

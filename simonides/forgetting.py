@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ from pathlib import Path
 import msgspec
 
 from .embedder import Embedder
+from .errors import Full
 from .exports import without
 from .index import Index
 from .query import Query
 from .record import Record, Ref, Scope, new_id, now
 from .store import Batch, Certificate, Change, Store
+
+log = logging.getLogger("simonides")
 
 EXPORTS = "exports"  # the folder beside the store that exports go to, and that an erase looks through
 SAMPLES = 256  # erased texts that the store looks for in its own bytes afterwards
@@ -101,16 +105,25 @@ async def erase(
     }
     if embedder:
         embedder.clear_cache()
-    return await _purge(refs, scope, preview.derived, counted, samples, store, index)
+    try:
+        return await _purge(refs, scope, preview.derived, counted, samples, store, index)
+    except Full as error:
+        raise Full(
+            "what was named is erased, but the disk is full: its last bytes and its certificate are seen to when the"
+            " store is opened with room to spare"
+        ) from error
 
 
 async def finish(store: Store, index: Index | None) -> None:
-    """Finish the erases that were cut off before their certificate."""
+    """Finish the erases that were cut off before their certificate; on a full disk, the next opening tries again."""
     unfinished = await store.unfinished()
     for realm in sorted({(ref.tenant, ref.space) for ref in unfinished}):
         refs = frozenset(ref for ref in unfinished if (ref.tenant, ref.space) == realm)
         scope = Scope(tenant=realm[0], space=realm[1])
-        await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, index)
+        try:
+            await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, index)
+        except Full as error:
+            log.warning("an erase that was cut off cannot be finished yet: %s", error)
 
 
 async def _purge(

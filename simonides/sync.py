@@ -100,7 +100,7 @@ class Memory:
         return self._core.behind
 
     def close(self) -> None:
-        """Finish what runs in the background and close everything. Closing twice is fine."""
+        """Finish the calls under way and what runs in the background, and close everything. Closing twice is fine."""
         if not self._closed:
             try:
                 self._wait(self._core.close())

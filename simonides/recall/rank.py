@@ -101,7 +101,7 @@ def boosted(relevance: float, record: Record, question: Question) -> float:
 def collapsed(
     found: Sequence[tuple[float, str, Candidate]], limit: int
 ) -> list[tuple[float, str, Candidate, tuple[str, ...]]]:
-    """Return the first `limit` that say different things, each with the ids of those after it that say the very same."""
+    """Return the first `limit` that say different things, each with the ids of those after it that say the same."""
     kept: dict[object, tuple[float, str, Candidate]] = {}
     also: dict[object, list[str]] = {}
     for place, (score, id, candidate) in enumerate(found):
