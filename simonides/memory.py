@@ -573,7 +573,9 @@ class AsyncMemory:
     async def export(
         self, path: str | Path | None = None, *, progress: Progress | None = None, **which: Unpack[Which]
     ) -> Path:
-        """Write every version of the records that match to a file (.jsonl, or .jsonl.gz) that `restore` reads back; return it.
+        """Write every version of the records that match to a file (.jsonl or .jsonl.gz); return its path.
+
+        `restore` takes what `simonides.exports.read` reads of it; the command line imports it like any other file.
 
         Without a path it goes to the `exports` folder beside the store, which an erase looks through.
         """
@@ -630,7 +632,7 @@ class AsyncMemory:
     async def _lag(self) -> list[str]:
         store = await self._ready()
         return [
-            f"{follower.name} has not read the log to its end: run `simonides rebuild`, or recall something"
+            f"some of what is remembered has no vectors of {follower.name} yet: recall something, or `simonides rebuild`"
             for follower in self._followers
             if await store.changes(after=await store.cursor(follower.name), limit=1)
         ]

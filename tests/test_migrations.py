@@ -81,7 +81,7 @@ def test_every_released_schema_opens_and_answers(released: Path, tmp_path: Path)
     copy = tmp_path / released.name
     copy.write_bytes(released.read_bytes())
     with Memory(copy, embedder="hashing:") as memory:
-        assert memory.doctor() == []
         assert memory.recall("where do I live?", user="ana")[0].text == "I live in Porto"
+        assert memory.doctor() == []
         [first, second, _] = memory.history("move", user="ana")
         assert (first.text, second.text) == ("I live in Lisbon", "I live in Lisbon now")
