@@ -632,7 +632,7 @@ class AsyncMemory:
     async def _lag(self) -> list[str]:
         store = await self._ready()
         return [
-            f"some of what is remembered has no vectors of {follower.name} yet: recall something, or `simonides rebuild`"
+            f"some of what is remembered is not in {follower.name} yet: recall something, or run `simonides rebuild`"
             for follower in self._followers
             if await store.changes(after=await store.cursor(follower.name), limit=1)
         ]
