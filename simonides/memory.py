@@ -141,6 +141,7 @@ class AsyncMemory:
         self._calls = _Calls()
         self._background: set[asyncio.Task[None]] = set()
         self._pass: asyncio.Task[None] | None = None  # of the followers, not begun yet
+        self._passes: set[asyncio.Task[None]] = set()  # those that are not done; one goes on when its caller is cancelled
         self._closed = False
         self.behind: str | None = None  # why something remembered has no vectors yet; None: all have
 
@@ -664,8 +665,7 @@ class AsyncMemory:
             return
         self._closed = True
         await self._calls.ended()
-        if self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._background, *self._passes, return_exceptions=True)
         for part in (self._index, self._embedder, self._store):
             if part is not None:
                 await part.close()
@@ -738,6 +738,8 @@ class AsyncMemory:
         """Join the next pass of the followers: one is under way, at most one waits, and it sees what is written now."""
         if self._pass is None:
             self._pass = asyncio.get_running_loop().create_task(self._one_pass(progress))
+            self._passes.add(self._pass)
+            self._pass.add_done_callback(self._passes.discard)
         await asyncio.shield(self._pass)
 
     async def _one_pass(self, progress: Progress | None) -> None:
