@@ -141,7 +141,7 @@ class AsyncMemory:
         self._calls = _Calls()
         self._background: set[asyncio.Task[None]] = set()
         self._pass: asyncio.Task[None] | None = None  # of the followers, not begun yet
-        self._passes: set[asyncio.Task[None]] = set()  # those that are not done; one goes on when its caller is cancelled
+        self._passes: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
         self._closed = False
         self.behind: str | None = None  # why something remembered has no vectors yet; None: all have
 
