@@ -5,6 +5,9 @@ Only the questions are written here. Every answer is what the memory recalls; no
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,8 +44,8 @@ FLIGHTS = "Which booking code do my flights have?"
 CHANGED = "The flights were changed once more: 4 to 16 April, booking code R8VD2K."
 EARLIER = "2026-07-01"
 SECRET = "AP-3307-5521"
-AFTERWARDS = """simonides import ~/Downloads/export.zip    # yours, from ChatGPT or Claude
-simonides recall "what did I promise?"
+AFTERWARDS = """{command} import ~/Downloads/export.zip   # yours, from ChatGPT or Claude
+{command} recall "what did I promise?"
 
 from simonides import Memory
 memory = Memory()
@@ -222,6 +225,14 @@ def _indented(thing: RenderableType) -> None:
 def _close(folder: Path | None) -> None:
     _title("Now yours")
     if folder:
-        _line(f'simonides --store {folder / "demo.db"} --user {USER} recall "…"    # this one is kept')
-    for row in AFTERWARDS.splitlines():
+        _line(f'{_command()} --store {folder / "demo.db"} --user {USER} recall "…"    # this one is kept')
+    for row in AFTERWARDS.format(command=_command()).splitlines():
         _line(row, "green")
+
+
+def _command() -> str:
+    """Return what to type: the command's name, or where it is when it is in an environment that is not active."""
+    here = Path(sys.argv[0])
+    if shutil.which("simonides") or here.stem != "simonides":
+        return "simonides"
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
