@@ -225,12 +225,12 @@ def _indented(thing: RenderableType) -> None:
 def _close(folder: Path | None) -> None:
     _title("Now yours")
     if folder:
-        _line(f'{_command()} --store {folder / "demo.db"} --user {USER} recall "…"    # this one is kept')
-    for row in AFTERWARDS.format(command=_command()).splitlines():
+        _line(f'{_program()} --store {folder / "demo.db"} --user {USER} recall "…"    # this one is kept')
+    for row in AFTERWARDS.format(command=_program()).splitlines():
         _line(row, "green")
 
 
-def _command() -> str:
+def _program() -> str:
     """Return what to type: the command's name, or where it is when it is in an environment that is not active."""
     here = Path(sys.argv[0])
     if shutil.which("simonides") or here.stem != "simonides":
