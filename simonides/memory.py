@@ -56,6 +56,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
+CATCH_UP = 5_000  # changes that gather before the index takes them in
 CHUNK = 500  # records of an import that are written in one transaction
 
 
@@ -137,6 +138,7 @@ class AsyncMemory:
         self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
+        self._gathered = 0  # changes followed since the index last caught up
         self._opening, self._settling = asyncio.Lock(), asyncio.Lock()
         self._calls = _Calls()
         self._background: set[asyncio.Task[None]] = set()
@@ -734,6 +736,12 @@ class AsyncMemory:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
+    async def _catch_up(self) -> None:
+        """Let the index take in what has gathered, so that no question has to wait for much of it."""
+        if self._index and self._gathered >= CATCH_UP:
+            self._gathered = 0
+            await self._index.catch_up(self._home)
+
     async def _follow(self, progress: Progress | None) -> None:
         """Join the next pass of the followers: one is under way, at most one waits, and it sees what is written now."""
         if self._pass is None:
@@ -745,11 +753,18 @@ class AsyncMemory:
     async def _one_pass(self, progress: Progress | None) -> None:
         """Let the followers read on. What was written stays written when one cannot; the next call tries again."""
         store = await self._ready()
+
+        def gathered(count: int) -> None:
+            self._gathered += count
+            if progress:
+                progress(count)
+
         async with self._settling:
             self._pass = None
             try:
-                await settle(self._followers, store, progress)
+                await settle(self._followers, store, gathered)
                 self.behind = None
+                await self._catch_up()
             except Unavailable as error:
                 self.behind = str(error)
                 log.warning("what was remembered is kept, but not embedded yet: %s", error)
