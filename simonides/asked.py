@@ -206,7 +206,7 @@ def matching(function: F) -> F:
 
 
 def timed(function: F) -> F:
-    """Add the filters that choose a clock, and what is archived."""
+    """Add the filters that choose a clock, and what is archived or has ended."""
     for option in reversed(_TIMED):
         function = option(function)
     return function
@@ -224,6 +224,7 @@ _TIMED = (
     time_option("--as-of", "What was true at this time."),
     time_option("--known-at", "What was believed at this time."),
     click.option("--archived", is_flag=True, help="What is archived too."),
+    click.option("--ended", is_flag=True, help="What has ended, was superseded or retracted too."),
 )
 
 
@@ -270,7 +271,7 @@ def _listed(records: Sequence[Record]) -> str:
 
 def _everything(memory: Memory, asked: Asked) -> Iterator[Record]:
     after: str | None = None
-    while page := memory.find(limit=PAGE, newest=False, after=after, archived=True, **asked.whose):
+    while page := memory.find(limit=PAGE, newest=False, after=after, archived=True, ended=True, **asked.whose):
         yield from page
         after = page[-1].id
 

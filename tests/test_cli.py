@@ -350,6 +350,14 @@ def test_a_record_is_put_into_a_folder_and_taken_out(run: Run, memory: Memory) -
     assert run("folder", record.id).exit_code == run("folder", record.id, "x", "--none").exit_code == 2
 
 
+def test_what_has_ended_is_listed_when_asked_for_and_found_by_the_end_of_its_id(run: Run, memory: Memory) -> None:
+    kept = memory.remember("never true")
+    run("retract", kept.id)
+    assert run("count").stdout == "0\n"
+    assert run("count", "--ended").stdout == "1\n"
+    assert [version["version"] for version in answer(run("history", kept.id[-8:], "--json"))] == [1, 2]
+
+
 def test_records_are_pinned_and_archived_and_back(run: Run, memory: Memory) -> None:
     one, two = memory.remember("a"), memory.remember("b")
     assert all(r["pinned"] for r in answer(run("pin", one.id, two.id[-8:], "--json")))
