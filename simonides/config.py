@@ -104,12 +104,13 @@ def open_backend(folder: str, url: str, *arguments: Any) -> Any:
 
 def backends(folder: str) -> list[str]:
     package = importlib.import_module(f"{__package__}.{folder}")
-    ours = [module.name for module in pkgutil.iter_modules(package.__path__) if hasattr_open(folder, module.name)]
+    ours = [module.name for module in pkgutil.iter_modules(package.__path__) if is_backend(folder, module.name)]
     theirs = [entry.name for entry in importlib.metadata.entry_points(group=f"simonides.{folder}")]
     return sorted({*ours, *theirs})
 
 
-def hasattr_open(folder: str, name: str) -> bool:
+def is_backend(folder: str, name: str) -> bool:
+    """Whether the module says what opens it; others in the folder are parts of a backend."""
     spec = importlib.util.find_spec(f"{__package__}.{folder}.{name}")
     return bool(spec and spec.origin and "\nopen = " in Path(spec.origin).read_text("utf-8"))
 
