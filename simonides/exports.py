@@ -26,6 +26,7 @@ from .kinds import KINDS
 from .record import Record, Ref, new_id, now
 
 FORMAT = 1
+FOLDER = "exports"  # beside the store: where exports go without a path, and what an erase looks through
 STEP = 500  # records between two calls of `progress`
 PARTIAL, ERASING = ".partial", ".erasing"  # how names of files end that are being written, or destroyed
 GZIP = b"\x1f\x8b"

@@ -59,6 +59,13 @@ async def settle(followers: Sequence[Follower], store: Store, progress: Progress
             progress(max(count for _, count in read))
 
 
+async def lagging(followers: Sequence[Follower], store: Store) -> list[str]:
+    """Return the names of those that have not read everything."""
+    return [
+        follower.name for follower in followers if await store.changes(after=await store.cursor(follower.name), limit=1)
+    ]
+
+
 async def live(changes: Sequence[Change], store: Store) -> list[Record]:
     """Return each version that the changes speak of; the erased are not there."""
     found: list[Record] = []

@@ -18,15 +18,14 @@ import msgspec
 
 from .embedder import Embedder
 from .errors import Full
-from .exports import without
+from .exports import FOLDER, without
 from .index import Index
 from .query import Query
 from .record import Record, Ref, Scope, new_id, now
-from .store import Batch, Certificate, Change, Store
+from .store import Batch, Certificate, Store
 
 log = logging.getLogger("simonides")
 
-EXPORTS = "exports"  # the folder beside the store that exports go to, and that an erase looks through
 SAMPLES = 256  # erased texts that the store looks for in its own bytes afterwards
 EVERYTHING = 10**9
 
@@ -46,6 +45,13 @@ class Preview:
     @property
     def count(self) -> int:
         return len(self.records)
+
+
+def narrow(query: Query) -> bool:
+    """Whether the query names anything besides the walls."""
+    named = (query.kinds, query.labels, query.folder, query.sources, query.part_of, query.since, query.until)
+    more = (query.pinned, query.importance_min, *(level for _, level in query.scope.levels))
+    return bool(query.metadata) or any(name is not None for name in (*named, *more))
 
 
 async def doomed(store: Store, query: Query) -> Preview:
@@ -154,10 +160,19 @@ async def _purge(
 
 
 def _purge_exports(folder: str | None, refs: frozenset[Ref]) -> int:
-    if folder is None or not (Path(folder) / EXPORTS).is_dir():
+    if folder is None or not (Path(folder) / FOLDER).is_dir():
         return 0
-    return sum(without(path, refs) for path in sorted((Path(folder) / EXPORTS).rglob("*")) if path.is_file())
+    return sum(without(path, refs) for path in sorted((Path(folder) / FOLDER).rglob("*")) if path.is_file())
 
 
-def certified(change: Change) -> Certificate:
-    return msgspec.convert(change.note, Certificate)
+async def certificates(store: Store, tenant: str) -> list[Certificate]:
+    """Return the certificates of what was erased within this tenant, the oldest first."""
+    found, place = list[Certificate](), 0
+    while changes := await store.changes(after=place, limit=5000):
+        place = changes[-1].seq
+        found += [
+            msgspec.convert(change.note, Certificate)
+            for change in changes
+            if change.kind == "certificate" and change.scope.tenant == tenant
+        ]
+    return found

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import inspect
-import logging
-import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
+from . import exchange
 from .arguments import (
     Given,
     Moment,
@@ -21,82 +19,36 @@ from .arguments import (
     budget_of,
     check_names,
     flag,
-    folder_of,
-    importance_of,
     levels_of,
     limit_of,
     links_of,
-    metadata_of,
-    moment,
     named,
-    names_of,
     query_of,
     records_of,
     scope_of,
     text_of,
     zone_of,
 )
+from .calls import Calls, operation
 from .config import OFF, Settings, open_backend, settings, store_url
+from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft
 from .embedder import Embedder
-from .errors import Conflict, Invalid, NotFound, Unavailable
-from .exports import write
-from .follow import Follower, Progress, settle
-from .forgetting import EXPORTS, Preview, certified, doomed, erase, finish
+from .errors import Conflict, Invalid, NotFound
+from .follow import Follower, Progress, lagging
+from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .index import Index
+from .passes import Passes
 from .query import Query
 from .recall import Context, Hits, Means, answer, fitted, understand
-from .record import ACTIVE, ARCHIVED, IMPORTANCE, NEVER, Link, Record, Scope, Span, now, revised_text
-from .store import Batch, Certificate, Change, Store
+from .record import NEVER, Link, Record, Scope, Span, now
+from .store import Certificate, Store
+from .versions import every, latest
+from .writing import write
 
-log = logging.getLogger("simonides")
-
-P = ParamSpec("P")
-T = TypeVar("T")
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
-CATCH_UP = 5_000  # changes that gather before the index takes them in
-CHUNK = 500  # records of an import that are written in one transaction
-
-
-def operation(
-    method: Callable[Concatenate[AsyncMemory, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[AsyncMemory, P], Coroutine[Any, Any, T]]:
-    """Answer a call that does not fit the signature with our own error. (Calling a coroutine function only binds.)"""
-
-    @functools.wraps(method)
-    async def call(self: AsyncMemory, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._closed:
-            raise Invalid("this memory is closed")
-        try:
-            asked = method(self, *args, **kwargs)
-        except TypeError as error:
-            raise Invalid(re.sub(r"\b(?:AsyncMemory\.)?_?(\w+\(\))", r"\1", str(error))) from None
-        async with self._calls:
-            return await asked
-
-    return call
-
-
-class _Calls:
-    """How many calls are under way, so that closing can wait for them."""
-
-    def __init__(self) -> None:
-        self._count, self._none = 0, asyncio.Event()
-        self._none.set()
-
-    async def __aenter__(self) -> None:
-        self._count += 1
-        self._none.clear()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self._none.set()
-
-    async def ended(self) -> None:
-        await self._none.wait()
 
 
 class AsyncMemory:
@@ -138,14 +90,14 @@ class AsyncMemory:
         self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
-        self._gathered = 0  # changes followed since the index last caught up
-        self._opening, self._settling = asyncio.Lock(), asyncio.Lock()
-        self._calls = _Calls()
-        self._background: set[asyncio.Task[None]] = set()
-        self._pass: asyncio.Task[None] | None = None  # of the followers, not begun yet
-        self._passes: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
-        self._closed = False
-        self.behind: str | None = None  # why something remembered has no vectors yet; None: all have
+        self._passes: Passes | None = None  # with the store
+        self._opening = asyncio.Lock()
+        self._calls = Calls()
+
+    @property
+    def behind(self) -> str | None:
+        """Why something remembered has no vectors yet; None where everything has."""
+        return self._passes.behind if self._passes else None
 
     # -- remember ------------------------------------------------------------------------------------------------
 
@@ -222,64 +174,16 @@ class AsyncMemory:
         """Refuse to hang something on a record that the caller cannot see."""
         wanted = {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set())
         if wanted:
-            found = await (await self._ready()).find(_latest_of(draft.scope, wanted))
+            found = await (await self._ready()).find(latest(draft.scope, wanted))
             if missing := wanted - {record.id for record in found}:
                 raise NotFound(f"no record {sorted(missing)[0]!r} in this scope")
 
     async def _write(
         self, talk: Record | None, records: Sequence[Record], timeless: frozenset[str] = frozenset()
     ) -> list[Record]:
-        """Write the records, as parts of their conversation, which is written before them where it is new."""
-        store = await self._ready()
-        records = await self._with_first_times(records, timeless)
-        there = await self._conversation(talk) if talk else None
-        try:
-            new = (talk,) if talk and not there else ()
-            parts = _parts_of(there or talk, records)
-            changes = await store.commit(Batch(put=(*new, *parts)))
-        except Conflict:
-            if talk is None or there or not (there := await self._conversation(talk)):
-                raise
-            parts = _parts_of(there, records)  # somebody else has just begun the conversation
-            changes = await store.commit(Batch(put=tuple(parts)))
+        kept = await write(await self._ready(), talk, records, timeless)
         await self._settle()
-        return await self._as_kept(parts, changes)
-
-    async def _conversation(self, talk: Record) -> Record | None:
-        """Return the conversation that goes by this session, whoever began it."""
-        store, same = await self._ready(), _latest_of(talk.scope, {talk.id})
-        if found := await store.find(same):
-            return found[0]
-        if talk.body.key is None:
-            return None
-        keyed = dataclasses.replace(same, ids=None, kinds=frozenset({talk.kind}), keys=frozenset({talk.body.key}))
-        live = [record for record in await store.find(keyed) if record.scope == talk.scope and record.valid != NEVER]
-        return live[0] if live else None
-
-    async def _with_first_times(self, records: Sequence[Record], timeless: frozenset[str]) -> Sequence[Record]:
-        """Give records that are there already, and for which the caller named no time, the time they got at first: the
-        same write twice is one.
-        """
-        if not timeless:
-            return records
-        store = await self._ready()
-        found = await store.find(_every(_walls(records[0].scope), ids=timeless, limit=10**9))
-        first = {record.id: record.valid for record in reversed(found)}
-        return [
-            dataclasses.replace(record, valid=first.get(record.id, record.valid)) if record.id in timeless else record
-            for record in records
-        ]
-
-    async def _as_kept(self, records: Sequence[Record], changes: Sequence[Change]) -> list[Record]:
-        """Return the records with the clock that the store gave them; a write that was there already is read back."""
-        at = {(change.id, change.version): change.at for change in changes}
-        if all((record.id, record.version) in at for record in records):
-            return [dataclasses.replace(r, known=Span(since=at[r.id, r.version])) for r in records]
-        found = await (await self._ready()).find(
-            _every(_walls(records[0].scope), ids=frozenset(record.id for record in records), limit=10**9)
-        )
-        kept = {(record.id, record.version): record for record in found}
-        return [kept[record.id, record.version] for record in records]
+        return kept
 
     @operation
     async def keep(self, records: Iterable[Record], *, progress: Progress | None = None) -> list[Record]:
@@ -288,43 +192,8 @@ class AsyncMemory:
         One that is there already with the same content is left alone. One whose source wrote it before, and now says
         something else, is revised; one that was corrected here since is not.
         """
-        await self._ready()
-        new: list[Record] = []
-        chunk: list[Record] = []
-        for record in records_of("keep", records):
-            self._check_required(record)
-            chunk.append(record)
-            if len(chunk) >= CHUNK:
-                new += await self._keep(chunk, progress)
-                chunk = []
-        return new + await self._keep(chunk, progress)
-
-    def _check_required(self, record: Record) -> None:
-        levels = {"tenant": record.scope.tenant, "space": record.scope.space, **dict(record.scope.levels)}
-        for level in sorted(self._require):
-            if levels[level] is None:
-                raise Invalid(f"this memory requires {level!r}, and record {record.id} names none")
-
-    async def _keep(self, records: Sequence[Record], progress: Progress | None) -> list[Record]:
-        if not records:
-            return []
         store = await self._ready()
-        there: dict[str, list[Record]] = {}
-        for realm in {record.scope.realm for record in records}:
-            mine = frozenset(record.id for record in records if record.scope.realm == realm)
-            for old in await store.find(_every(Scope(tenant=realm[0], space=realm[1]), ids=mine, limit=10**9)):
-                there.setdefault(f"{realm}{old.id}", []).append(old)
-        writes = list[Record]()
-        for record in records:
-            versions = there.setdefault(f"{record.scope.realm}{record.id}", [])
-            if written := _imported(record, versions):
-                versions.append(written)
-                writes.append(written)
-        await store.commit(Batch(put=tuple(writes)))
-        await self._settle()
-        if progress:
-            progress(len(records))
-        return writes
+        return await exchange.keep(store, records_of("keep", records), self._require, self._settle, progress)
 
     # -- recall --------------------------------------------------------------------------------------------------
 
@@ -414,7 +283,7 @@ class AsyncMemory:
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
         """Return every version of a record, the first one first."""
         check_names("history", whose, WHOSE)
-        found = await (await self._ready()).find(_every(self._scope(whose), ids=frozenset({_id(id)}), limit=10**9))
+        found = await (await self._ready()).find(every(self._scope(whose), {_id(id)}))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found
@@ -448,28 +317,13 @@ class AsyncMemory:
         old = await self._latest(id, scope)
         if version is not None and version != old.version:
             raise Conflict(f"{id} is at version {old.version}, not {version}: read it again")
-        changes: dict[str, Any] = {}
-        if text is not None:
-            changes["body"] = revised_text(old.body, text_of(text))
-            changes["source"] = "caller"  # from now on it is ours: its source does not overwrite it
-        if labels is not None:
-            changes["labels"] = names_of("labels", labels)
-        if folder is not None:
-            changes["folder"] = folder_of(folder) if folder else None
-        if importance is not None:
-            changes["importance"] = importance_of(importance)
-        if pinned is not None:
-            changes["pinned"] = flag("pinned", pinned)
-        if archived is not None:
-            changes["status"] = ARCHIVED if flag("archived", archived) else ACTIVE
-        if metadata is not None:
-            changes["metadata"] = metadata_of(metadata)
-        if at is not None or ends is not None:
-            changes["valid"] = self._span(old.valid, at, ends)
-        revised = old.revise(**changes)
-        if dataclasses.replace(revised, version=old.version, source=old.source).says_the_same(old):
+        new = revised(
+            old, self._zone, text=text, labels=labels, folder=folder, importance=importance, pinned=pinned,
+            archived=archived, metadata=metadata, at=at, ends=ends,
+        )  # fmt: skip
+        if new is old:
             return old
-        [kept] = await self._write(None, [revised])
+        [kept] = await self._write(None, [new])
         return kept
 
     @operation
@@ -481,21 +335,8 @@ class AsyncMemory:
         """
         check_names("supersede", whose, WHOSE)
         old = await self._latest(id, self._scope(whose))
-        draft = Draft(scope=old.scope, zone=self._zone, at=at)
-        said = draft.one(content) if not isinstance(content, str) else None
-        body = said.body if said else revised_text(old.body, text_of(content))
-        since = moment("at", at, self._zone) or (said.valid.since if said else None) or now()
-        if old.valid == NEVER:
-            raise Conflict(f"{id} was retracted, so nothing can supersede it: remember the new text instead")
-        if old.valid.ended(since) or (old.valid.since and old.valid.since >= since):
-            raise Conflict(f"{id} is true from {old.valid.since} to {old.valid.until}: nothing of it is left then")
-        new = Record(
-            scope=old.scope, body=body, part_of=old.part_of, links=(Link("supersedes", old.id),),
-            valid=Span(since=since), labels=old.labels, folder=old.folder, importance=old.importance,
-            pinned=old.pinned, metadata=old.metadata,
-        )  # fmt: skip
-        ended = old.revise(valid=old.valid.ending(since), pinned=False)
-        [_, kept] = await self._write(None, [ended, _with_more(new, said)])
+        ended, new = superseded(old, content, at, self._zone)
+        [_, kept] = await self._write(None, [ended, new])
         return kept
 
     @operation
@@ -539,7 +380,7 @@ class AsyncMemory:
             if name in which:
                 raise Invalid(f"forget() takes no {name!r}: what is erased is erased from every version and status")
         query, everything = self._query("forget", which), flag("everything", everything)
-        if not (ids or everything or _narrow(query)):
+        if not (ids or everything or narrow(query)):
             raise Invalid(
                 "nothing is named to forget: give ids, a user, a session, labels or a time span, or say everything=True"
             )
@@ -559,16 +400,7 @@ class AsyncMemory:
     @operation
     async def certificates(self) -> list[Certificate]:
         """Return the certificates of what was erased here, the oldest first."""
-        store, found, place = await self._ready(), list[Certificate](), 0
-        while changes := await store.changes(after=place, limit=5000):
-            place = changes[-1].seq
-            found += [
-                certificate
-                for change in changes
-                if change.kind == "certificate" and change.scope.tenant == self._home.tenant
-                if (certificate := certified(change))
-            ]
-        return found
+        return await certificates(await self._ready(), self._home.tenant)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
 
@@ -583,33 +415,13 @@ class AsyncMemory:
         Without a path it goes to the `exports` folder beside the store, which an erase looks through.
         """
         query = self._query("export", {"archived": True, **which})
-        store = await self._ready()
-        if path is not None and not isinstance(path, str | Path):
-            raise Invalid(f"the path to export to must be a string or a Path, not {path!r}")
-        target = Path(path) if path else _export_path(store.folder)
-        if target.is_dir():
-            raise Invalid(f"{target} is a folder: name a file in it to export to")
-        meant = await store.find(dataclasses.replace(query, statuses=None, ended=True, limit=10**9))
-        ids = frozenset(record.id for record in meant)
-        versions = await store.find(_every(_walls(query.scope), ids=ids, limit=10**9))
-        return await asyncio.to_thread(write, target, versions, progress)
+        return await exchange.export(await self._ready(), query, path, progress)
 
     @operation
     async def restore(self, records: Iterable[Record], *, progress: Progress | None = None) -> int:
         """Write versions with the clocks they had, as read from an export; return how many were new here."""
         store = await self._ready()
-        written, chunk = 0, list[Record]()
-        for record in records_of("restore", records):
-            chunk.append(record)
-            if len(chunk) >= CHUNK:
-                written += len(await store.commit(Batch(restore=tuple(chunk))))
-                await self._settle()
-                chunk = []
-                if progress:
-                    progress(CHUNK)
-        written += len(await store.commit(Batch(restore=tuple(chunk))))
-        await self._settle()
-        return written
+        return await exchange.restore(store, records_of("restore", records), self._settle, progress)
 
     @operation
     async def stats(self) -> dict[str, Any]:
@@ -629,15 +441,9 @@ class AsyncMemory:
         complaints = list((await store.check()).complaints)
         if self._index:
             complaints += await self._index.check()
-        complaints += await self._lag()
-        return complaints
-
-    async def _lag(self) -> list[str]:
-        store = await self._ready()
-        return [
-            f"some of what is remembered is not in {follower.name} yet: recall something, or run `simonides rebuild`"
-            for follower in self._followers
-            if await store.changes(after=await store.cursor(follower.name), limit=1)
+        return complaints + [
+            f"some of what is remembered is not in {name} yet: recall something, or run `simonides rebuild`"
+            for name in await lagging(self._followers, store)
         ]
 
     @operation
@@ -656,18 +462,19 @@ class AsyncMemory:
 
     async def open(self) -> Self:
         """Open the store now rather than at the first call."""
-        if self._closed:
+        if self._calls.closed:
             raise Invalid("this memory is closed")
         await self._ready()
         return self
 
     async def close(self) -> None:
         """Finish the calls under way and what runs in the background, and close everything. Closing twice is fine."""
-        if self._closed:
+        if self._calls.closed:
             return
-        self._closed = True
+        self._calls.closed = True
         await self._calls.ended()
-        await asyncio.gather(*self._background, *self._passes, return_exceptions=True)
+        if self._passes:
+            await self._passes.ended()
         for part in (self._index, self._embedder, self._store):
             if part is not None:
                 await part.close()
@@ -707,7 +514,7 @@ class AsyncMemory:
                 await store.close()
                 raise
         await finish(store, self._index)
-        self._store = store
+        self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:
         return scope_of(given, self._home, self._require)
@@ -716,58 +523,18 @@ class AsyncMemory:
         check_names(call, which, WHICH)
         return query_of(which, self._scope(which), self._zone)
 
-    def _span(self, old: Span, at: Moment | None, ends: Moment | None) -> Span:
-        span = Span(moment("at", at, self._zone) or old.since, moment("ends", ends, self._zone) or old.until)
-        if span.since and span.until and span.until <= span.since:
-            raise Invalid(f"it would end at {span.until}, which is not after it begins at {span.since}")
-        return span
-
     async def _latest(self, id: str, scope: Scope) -> Record:
-        found = await (await self._ready()).find(_latest_of(scope, {_id(id)}))
+        found = await (await self._ready()).find(latest(scope, {_id(id)}))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found[0]
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
+        assert self._passes is not None
         if self._settled or wait:
-            await self._follow(progress)
-        elif not self._background:
-            task = asyncio.get_running_loop().create_task(self._follow(progress))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-
-    async def _catch_up(self) -> None:
-        """Let the index take in what has gathered, so that no question has to wait for much of it."""
-        if self._index and self._gathered >= CATCH_UP:
-            self._gathered = 0
-            await self._index.catch_up(self._home)
-
-    async def _follow(self, progress: Progress | None) -> None:
-        """Join the next pass of the followers: one is under way, at most one waits, and it sees what is written now."""
-        if self._pass is None:
-            self._pass = asyncio.get_running_loop().create_task(self._one_pass(progress))
-            self._passes.add(self._pass)
-            self._pass.add_done_callback(self._passes.discard)
-        await asyncio.shield(self._pass)
-
-    async def _one_pass(self, progress: Progress | None) -> None:
-        """Let the followers read on. What was written stays written when one cannot; the next call tries again."""
-        store = await self._ready()
-
-        def gathered(count: int) -> None:
-            self._gathered += count
-            if progress:
-                progress(count)
-
-        async with self._settling:
-            self._pass = None
-            try:
-                await settle(self._followers, store, gathered)
-                self.behind = None
-                await self._catch_up()
-            except Unavailable as error:
-                self.behind = str(error)
-                log.warning("what was remembered is kept, but not embedded yet: %s", error)
+            await self._passes.settle(progress)
+        else:
+            self._passes.begin(progress)
 
 
 # What the overloads say to a type checker, for whoever asks the function itself.
@@ -775,66 +542,8 @@ setattr(AsyncMemory.remember, "__signature__", inspect.signature(AsyncMemory._re
 setattr(AsyncMemory.forget, "__signature__", inspect.signature(AsyncMemory._forget))  # noqa: B010
 
 
-def _export_path(folder: str | None) -> Path:
-    if folder is None:
-        raise Invalid("this store has no folder of its own: name the file to export to")
-    (Path(folder) / EXPORTS).mkdir(parents=True, exist_ok=True)
-    return Path(folder) / EXPORTS / f"{now():%Y-%m-%dT%H%M%S.%fZ}.jsonl.gz"
-
-
-def _parts_of(talk: Record | None, records: Sequence[Record]) -> list[Record]:
-    return [dataclasses.replace(record, part_of=talk.id) if talk else record for record in records]
-
-
-def _with_more(new: Record, said: Record | None) -> Record:
-    """Add what a message says of itself to what the new record took over from the old."""
-    if said is None:
-        return new
-    return dataclasses.replace(
-        new,
-        labels=tuple(sorted({*new.labels, *said.labels})),
-        importance=new.importance if said.importance == IMPORTANCE else said.importance,
-        pinned=new.pinned or said.pinned,
-        metadata={**new.metadata, **said.metadata},
-    )
-
-
-def _narrow(query: Query) -> bool:
-    """Whether the query names anything besides the walls."""
-    named = (query.kinds, query.labels, query.folder, query.sources, query.part_of, query.since, query.until)
-    more = (query.pinned, query.importance_min, *(level for _, level in query.scope.levels))
-    return bool(query.metadata) or any(name is not None for name in (*named, *more))
-
-
-def _latest_of(scope: Scope, ids: Iterable[str]) -> Query:
-    """Return the query for the latest version of each, archived, ended or retracted as it may be."""
-    return Query(scope=scope, ids=frozenset(ids), statuses=None, ended=True, limit=10**9)
-
-
-def _every(scope: Scope, **more: Any) -> Query:
-    return Query(scope=scope, statuses=None, **{"any_time": True, **more})
-
-
-def _walls(scope: Scope) -> Scope:
-    return Scope(tenant=scope.tenant, space=scope.space)
-
-
 def _id(value: Any) -> str:
     id = named("id", value)
     if id is None:
         raise Invalid("id must be a string")
     return id
-
-
-def _imported(record: Record, versions: Sequence[Record]) -> Record | None:
-    """Return what to write for a record that a source says again: nothing, its first version, or its next."""
-    if not versions:
-        return record
-    latest = versions[-1]
-    corrected = latest.source != record.source or any(old.valid == NEVER for old in versions)
-    theirs = [old for old in versions if old.source == record.source]
-    if corrected or record.says_the_same(dataclasses.replace(theirs[-1], version=record.version)):
-        return None
-    organised = {"labels": latest.labels, "folder": latest.folder, "pinned": latest.pinned}
-    return dataclasses.replace(latest.revise(**organised), body=record.body, valid=record.valid, links=record.links,
-                               part_of=record.part_of, status=record.status, metadata=record.metadata)  # fmt: skip

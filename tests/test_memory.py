@@ -1222,6 +1222,26 @@ async def test_what_is_remembered_unsettled_is_found_by_words_at_once_and_by_mea
         assert all("near" in hit.by for hit in await memory.recall("bridge", limit=20))
 
 
+async def test_what_is_remembered_while_the_followers_read_is_read_after_it(home: Path) -> None:
+    away = Away()
+    away.back, reading, go_on = True, asyncio.Event(), asyncio.Event()
+    embed = away.embed
+
+    async def slowly(texts: Any, *, query: bool = False) -> Any:
+        reading.set()
+        await go_on.wait()
+        return await embed(texts)
+
+    away.embed = slowly  # type: ignore[method-assign]
+    async with AsyncMemory("me.db", embedder=away, settled=False) as memory:
+        await memory.remember("the bridge is out")
+        await reading.wait()
+        await memory.remember("the ferry goes")
+        go_on.set()
+    async with AsyncMemory("me.db", embedder="none") as memory:
+        assert (await memory.stats())["vectors"] == 2
+
+
 def test_what_was_unsettled_when_the_memory_closed_is_caught_up_later(home: Path) -> None:
     with Memory("me.db") as memory:  # without an embedder
         memory.remember([f"the bridge number {n}" for n in range(20)])

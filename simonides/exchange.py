@@ -1,0 +1,111 @@
+"""What comes from elsewhere and goes there: records that an importer made, and the versions of an export."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from .errors import Invalid
+from .exports import FOLDER, write
+from .follow import Progress
+from .query import Query
+from .record import NEVER, Record, Scope, now
+from .store import Batch, Store
+from .versions import EVERYTHING, every, walls
+
+CHUNK = 500  # records that are written in one transaction
+
+Settle = Callable[[], Awaitable[None]]  # what is done after each transaction
+
+
+async def keep(
+    store: Store, records: Iterable[Record], required: frozenset[str], settle: Settle, progress: Progress | None
+) -> list[Record]:
+    """Keep records that were made elsewhere, each of which names the required levels; return those that are new."""
+    kept: list[Record] = []
+    for chunk in _chunks(_checked(records, required)):
+        writes = await _news(store, chunk)
+        await store.commit(Batch(put=tuple(writes)))
+        await settle()
+        kept += writes
+        if progress:
+            progress(len(chunk))
+    return kept
+
+
+def _checked(records: Iterable[Record], required: frozenset[str]) -> Iterator[Record]:
+    for record in records:
+        levels = {"tenant": record.scope.tenant, "space": record.scope.space, **dict(record.scope.levels)}
+        for level in sorted(required):
+            if levels[level] is None:
+                raise Invalid(f"this memory requires {level!r}, and record {record.id} names none")
+        yield record
+
+
+async def _news(store: Store, records: Sequence[Record]) -> list[Record]:
+    """Return what the records say that the store does not know yet, as it is to be written."""
+    there: dict[str, list[Record]] = {}
+    for realm in {record.scope.realm for record in records}:
+        mine = {record.id for record in records if record.scope.realm == realm}
+        for old in await store.find(every(Scope(tenant=realm[0], space=realm[1]), mine)):
+            there.setdefault(f"{realm}{old.id}", []).append(old)
+    news = list[Record]()
+    for record in records:
+        versions = there.setdefault(f"{record.scope.realm}{record.id}", [])
+        if new := _new(record, versions):
+            versions.append(new)
+            news.append(new)
+    return news
+
+
+def _new(record: Record, versions: Sequence[Record]) -> Record | None:
+    """Return what to write for a record that a source says again: nothing, its first version, or its next."""
+    if not versions:
+        return record
+    latest = versions[-1]
+    corrected = latest.source != record.source or any(old.valid == NEVER for old in versions)
+    theirs = [old for old in versions if old.source == record.source]
+    if corrected or record.says_the_same(dataclasses.replace(theirs[-1], version=record.version)):
+        return None
+    organised = {"labels": latest.labels, "folder": latest.folder, "pinned": latest.pinned}
+    return dataclasses.replace(latest.revise(**organised), body=record.body, valid=record.valid, links=record.links,
+                               part_of=record.part_of, status=record.status, metadata=record.metadata)  # fmt: skip
+
+
+async def restore(store: Store, records: Iterable[Record], settle: Settle, progress: Progress | None) -> int:
+    """Write versions with the clocks they had; return how many were new here."""
+    written = 0
+    for chunk in _chunks(records):
+        written += len(await store.commit(Batch(restore=tuple(chunk))))
+        await settle()
+        if progress:
+            progress(len(chunk))
+    return written
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    source = iter(records)
+    while chunk := list(islice(source, CHUNK)):
+        yield chunk
+
+
+async def export(store: Store, query: Query, path: str | Path | None, progress: Progress | None) -> Path:
+    """Write every version of the records that match; without a path, to the folder that an erase looks through."""
+    if path is not None and not isinstance(path, str | Path):
+        raise Invalid(f"the path to export to must be a string or a Path, not {path!r}")
+    target = Path(path) if path else _path(store.folder)
+    if target.is_dir():
+        raise Invalid(f"{target} is a folder: name a file in it to export to")
+    meant = await store.find(dataclasses.replace(query, statuses=None, ended=True, limit=EVERYTHING))
+    versions = await store.find(every(walls(query.scope), {record.id for record in meant}))
+    return await asyncio.to_thread(write, target, versions, progress)
+
+
+def _path(folder: str | None) -> Path:
+    if folder is None:
+        raise Invalid("this store has no folder of its own: name the file to export to")
+    (Path(folder) / FOLDER).mkdir(parents=True, exist_ok=True)
+    return Path(folder) / FOLDER / f"{now():%Y-%m-%dT%H%M%S.%fZ}.jsonl.gz"

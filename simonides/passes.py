@@ -1,0 +1,71 @@
+"""When the followers read on: after each write, one pass at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from .errors import Unavailable
+from .follow import Follower, Progress, settle
+from .index import Index
+from .record import Scope
+from .store import Store
+
+log = logging.getLogger("simonides")
+
+CATCH_UP = 5_000  # changes that gather before the index takes them in
+
+
+class Passes:
+    """The followers of one store: a pass of them is under way, at most one more waits for it.
+
+    What was written stays written when a follower cannot read on; the next pass tries again. `behind` says why
+    something has not been followed yet; None: all has. The index catches up with what has gathered in the realm that
+    is home, so that no question has to wait for much of it.
+    """
+
+    def __init__(self, store: Store, followers: Sequence[Follower], index: Index | None, home: Scope) -> None:
+        self.behind: str | None = None
+        self._store, self._followers, self._index, self._home = store, followers, index, home
+        self._gathered = 0  # changes followed since the index last caught up
+        self._running = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None  # not begun yet
+        self._all: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
+
+    def begin(self, progress: Progress | None = None) -> asyncio.Task[None]:
+        """Return the pass that has not begun yet, which sees what is written now."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._pass(progress))
+            self._all.add(self._next)
+            self._next.add_done_callback(self._all.discard)
+        return self._next
+
+    async def settle(self, progress: Progress | None = None) -> None:
+        """Wait until what is written now is followed."""
+        await asyncio.shield(self.begin(progress))
+
+    async def ended(self) -> None:
+        """Wait for the passes that were begun, however they end."""
+        await asyncio.gather(*self._all, return_exceptions=True)
+
+    async def _pass(self, progress: Progress | None) -> None:
+        def gathered(count: int) -> None:
+            self._gathered += count
+            if progress:
+                progress(count)
+
+        async with self._running:
+            self._next = None
+            try:
+                await settle(self._followers, self._store, gathered)
+                self.behind = None
+                await self._catch_up()
+            except Unavailable as error:
+                self.behind = str(error)
+                log.warning("what was remembered is kept, but not embedded yet: %s", error)
+
+    async def _catch_up(self) -> None:
+        if self._index and self._gathered >= CATCH_UP:
+            self._gathered = 0
+            await self._index.catch_up(self._home)
