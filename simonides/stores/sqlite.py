@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib import resources
@@ -34,6 +34,7 @@ from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
+from .sqlite_words import INSTANCES, Postings, labelled, said, said_lately
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -41,7 +42,10 @@ HEADER = 100  # bytes that every SQLite file begins with
 BUSY_MS = 30_000  # how long a lock of another process is waited for
 READERS = 3
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
-DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
+DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each
+LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
+NARROW = 20_000  # rows up to which a label's are all read, before those that say the words are looked up
+HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
@@ -58,6 +62,8 @@ class SqliteStore:
         connection = self._connect()
         try:
             self.identity = _prepare(connection, path)
+            if path is None:
+                connection.execute(INSTANCES)  # it is read from, too
         except BaseException as error:
             connection.close()
             raise _translated(error, path) from error
@@ -223,20 +229,57 @@ class SqliteStore:
     def _words(self, db: apsw.Connection, query: Query, text: str) -> list[tuple[Record, float]]:
         realm = self._known_realm(db, query.scope)
         terms = [] if realm is None else self._affordable(db, realm, language.asked(text))
-        if realm is None or not terms:
+        if realm is None or not terms or query.limit < 1:
             return []
+        few = {label: labelled(db, realm, label, NARROW) for label in sorted(query.labels or ())}
+        rest = dataclasses.replace(query, labels=frozenset(label for label, them in few.items() if them is None))
+        best: dict[int, float] = {}
+        for postings in self._postings(db, realm, terms):
+            for them in few.values():
+                postings = postings if them is None else postings.among(them)
+            best |= self._best(db, rest, realm, postings, query.limit - len(best))
+            if len(best) >= query.limit:
+                break
+        sql = f"SELECT r.row, {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
+        found = {row[0]: rows.as_record(row[1:], query.scope) for row in _all(db, sql, (_listed(best),))}
+        return [(found[row], score) for row, score in best.items()]
+
+    def _postings(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> Iterator[Postings]:
+        """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
+        versions, names = self._versions(db, realm), [_prefixed(realm, term) for term in terms]
+        if len(names) == 1 and self._frequency(db, realm, terms[0], versions) > DF_BUDGET:
+            before = LATEST
+            while len(lately := said_lately(db, names[0], before, DF_BUDGET)):
+                yield Postings.of([lately], versions)
+                before = int(lately.min())
+        else:
+            yield Postings.of([said(db, name) for name in names], versions)
+
+    def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
+        """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm)
         sql = (
-            f"SELECT {rows.SELECT}, -w.rank FROM words w CROSS JOIN records r ON r.row = w.rowid"
-            f" WHERE w.words MATCH ? AND {where} ORDER BY w.rank LIMIT ?"
+            "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
+            f" WHERE {where}"
         )
-        asked = " OR ".join(f'"{_prefixed(realm, term)}"' for term in terms)
-        found = _all(db, sql, (asked, *values, query.limit))
-        return [(rows.as_record(row[:-1], query.scope), max(row[-1], 1e-9)) for row in found]
+        order, found, start, size = postings.leading(), list[tuple[int, int]](), 0, max(LEADING_MIN, LEADING * limit)
+        while start < len(order) and len(found) < limit:
+            leading = postings.rows[np.sort(order[start : start + size])]
+            found += _all(db, sql, (_listed(leading.tolist()), *values))
+            start, size = start + size, size * 8
+        if not found:
+            return {}
+        at = np.searchsorted(postings.rows, [row for row, _ in found])
+        sizes = np.array([size for _, size in found], np.float64) + HEADING
+        lengths = np.ones(len(postings.rows))
+        lengths[at] = sizes / sizes.mean()
+        scores = postings.scores(lengths)[at].tolist()
+        ranked = sorted(zip((row for row, _ in found), scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
+        return dict(ranked[:limit])
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
-        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        versions = self._versions(db, realm)
         if versions <= DF_ROWS:
             return list(terms)
         by_rarity = sorted((self._frequency(db, realm, term, versions), term) for term in terms)
@@ -248,6 +291,9 @@ class SqliteStore:
                 kept.append(term)
                 spent += frequency
         return kept
+
+    def _versions(self, db: apsw.Connection, realm: int) -> int:
+        return int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
 
     def _frequency(self, db: apsw.Connection, realm: int, term: str, versions: int) -> int:
         """Return in about how many versions the term is; a count is trusted until the realm has grown by a quarter."""
@@ -267,7 +313,7 @@ class SqliteStore:
         realm = self._known_realm(db, scope)
         if realm is None:
             return 0, dict.fromkeys(terms, 0)
-        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        versions = self._versions(db, realm)
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
@@ -442,6 +488,7 @@ class SqliteStore:
         try:
             if not hasattr(self._mine, "connection"):
                 self._mine.connection = self._connect()
+                self._mine.connection.execute(INSTANCES)
                 self._mine.connection.execute("PRAGMA query_only = ON")
                 self._open.append(self._mine.connection)
             connection: apsw.Connection = self._mine.connection
@@ -618,6 +665,10 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
 
 def _terms(realm: int, record: Record) -> str:
     return " ".join(_prefixed(realm, term) for term in language.terms(language.searched(record)))
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return msgspec.json.encode(list(numbers)).decode()
 
 
 def _prefixed(realm: int, term: str) -> str:
