@@ -13,7 +13,7 @@ from simonides.kinds import Note
 from simonides.query import Query
 from simonides.record import Record, Scope
 from simonides.store import Batch
-from simonides.stores import sqlite
+from simonides.stores import sqlite, sqlite_words
 from simonides.stores.sqlite_words import K1, B, idf
 
 HERE, COUNT = Scope(user="ana"), 300
@@ -31,7 +31,7 @@ def sown() -> list[Record]:
             for _ in range(rng.randrange(4))
             if rng.random() < 0.6 / (place + 1)
         ]
-        text = " ".join(["always", *said, *["filler"] * rng.randrange(60)])
+        text = " ".join(["everyone", *said, *["filler"] * rng.randrange(60)])
         labels = ("tenth",) if n % 10 == 0 else ()
         records.append(Record(scope=HERE, id=f"{n:04}", body=Note(text=text), labels=labels))
     return records
@@ -62,7 +62,7 @@ def plainly(records: list[Record], text: str) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("text", ["amber", "fjord amber", "ember dune birch", "always cobalt"])
+@pytest.mark.parametrize("text", ["amber", "fjord amber", "ember dune birch", "everyone cobalt"])
 async def test_the_ranks_are_those_of_bm25(store: sqlite.SqliteStore, text: str) -> None:
     expected = plainly(sown(), text)
     found = await store.words(ALL, text)
@@ -76,12 +76,12 @@ async def test_a_word_that_most_say_is_found_under_every_filter(
     """It is read bit by bit, the newest first, until there is enough."""
     monkeypatch.setattr(sqlite, "DF_BUDGET", 7)
     everyone = {record.id for record in sown()}
-    assert {record.id for record, _ in await store.words(ALL, "always")} == everyone
+    assert {record.id for record, _ in await store.words(ALL, "everyone")} == everyone
     labelled = Query(scope=HERE, limit=COUNT, labels=frozenset({"tenth"}))
-    assert {r.id for r, _ in await store.words(labelled, "always")} == {id for id in everyone if id.endswith("0")}
-    newest = [record.id for record, _ in await store.words(Query(scope=HERE, limit=7), "always")]
+    assert {r.id for r, _ in await store.words(labelled, "everyone")} == {id for id in everyone if id.endswith("0")}
+    newest = [record.id for record, _ in await store.words(Query(scope=HERE, limit=7), "everyone")]
     assert sorted(newest) == sorted(everyone)[-7:]
-    assert not await store.words(Query(scope=Scope(user="bo"), shared=False), "always")
+    assert not await store.words(Query(scope=Scope(user="bo"), shared=False), "everyone")
 
 
 @pytest.mark.parametrize("narrow", [0, 20_000])
@@ -103,3 +103,20 @@ async def test_a_filter_looks_further_down_than_the_rows_that_lead(
     last = min(ranks, key=lambda id: ranks[id])
     found = await store.words(Query(scope=HERE, limit=1, ids=frozenset({last})), "amber")
     assert [record.id for record, _ in found] == [last]
+
+
+async def test_how_common_a_word_is_is_told_by_a_sample(
+    store: sqlite.SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another realm's rows lie between, and are not counted; what is rare is counted everywhere."""
+    monkeypatch.setattr(sqlite, "SAMPLED", 100)
+    monkeypatch.setattr(sqlite_words, "STRETCH", 20)
+    monkeypatch.setattr(sqlite_words, "TELLING", 30)
+    everywhere, often, seldom, never = terms = language.asked("everyone amber fjord nowhere")
+    other = Scope(space="elsewhere")
+    await store.commit(Batch(put=tuple(Record(scope=other, body=Note(text="everyone fjord")) for _ in range(80))))
+    exact = {term: sum(term in language.terms(record.text) for record in sown()) for term in terms}
+    versions, told = await store.spread(HERE, terms)
+    assert (versions, told[everywhere], told[seldom], told[never]) == (COUNT, COUNT, exact[seldom], 0)
+    assert told[often] == pytest.approx(exact[often], rel=0.3)
+    assert told[often] != exact[often]

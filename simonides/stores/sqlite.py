@@ -34,7 +34,7 @@ from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
-from .sqlite_words import INSTANCES, Postings, labelled, said, said_lately
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -47,6 +47,7 @@ LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that ar
 NARROW = 20_000  # rows up to which a label's are all read, before those that say the words are looked up
 HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
+SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 
@@ -70,6 +71,7 @@ class SqliteStore:
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
+        self._samples: dict[int, tuple[Sample, int]] = {}
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
@@ -300,11 +302,21 @@ class SqliteStore:
         name = _prefixed(realm, term)
         counted, then = self._frequencies.get(name, (0, 0))
         if not then or versions > then * 1.25 or versions < then * 0.8:
-            counted = int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
+            counted = self._counted(db, realm, name, versions)
             if len(self._frequencies) >= FREQUENCIES_KEPT:
                 self._frequencies.clear()
             self._frequencies[name] = (counted, versions)
         return counted
+
+    def _counted(self, db: apsw.Connection, realm: int, name: str, versions: int) -> int:
+        if versions >= SAMPLED:
+            sample, then = self._samples.get(realm, (None, 0))
+            if sample is None or not then * 0.8 <= versions <= then * 1.25:
+                sample = Sample.of(db, realm)
+                self._samples[realm] = sample, versions
+            if (share := sample.share(db, name)) is not None:
+                return round(share * versions)
+        return int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
         return await self._read(lambda db: self._spread(db, scope, terms))

@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
+
+STRETCHES, STRETCH = 8, 500  # of neighbouring rows, in which common words are counted
+TELLING = 400  # versions of such a sample that say a word, for it to tell how common it is
 
 # Every place of every term; of a connection's own, because it is only another view of the lists.
 INSTANCES = "CREATE VIRTUAL TABLE IF NOT EXISTS temp.instances USING fts5vocab (main, words, instance)"
@@ -71,6 +75,30 @@ def said(db: apsw.Connection, term: str) -> Rows:
     return _rows(db, "SELECT group_concat(doc) FROM instances WHERE term = ?", (term,))
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A few stretches of neighbouring rows, and how many rows of a realm are in them: common words are counted there.
+
+    Counting one that is in all of a million versions takes 12 ms, and in a sample of 4,000 a fifth of one.
+    """
+
+    starts: tuple[int, ...]
+    count: int
+
+    @staticmethod
+    def of(db: apsw.Connection, realm: int) -> Sample:
+        newest = _one(db, "SELECT ifnull(max(row), 0) FROM records")
+        starts = tuple(newest * n // STRETCHES for n in range(STRETCHES))
+        sql = "SELECT count(*) FROM records WHERE row > ? AND row <= ? AND +realm = ?"  # +: by row, not by an index
+        return Sample(starts, sum(_one(db, sql, (start, start + STRETCH, realm)) for start in starts))
+
+    def share(self, db: apsw.Connection, term: str) -> float | None:
+        """Return about which share of the realm's versions says the term; None where too few here do to tell."""
+        sql = "SELECT count(*) FROM words WHERE words MATCH ? AND rowid > ? AND rowid <= ?"
+        found = sum(_one(db, sql, (f'"{term}"', start, start + STRETCH)) for start in self.starts)
+        return min(1.0, found / self.count) if found >= TELLING else None
+
+
 def labelled(db: apsw.Connection, realm: int, label: str, limit: int) -> Rows | None:
     """Return the rows that bear the label, ascending; None where they are more than the limit."""
     sql = "SELECT group_concat(row) FROM (SELECT row FROM labels WHERE realm = ? AND label = ? LIMIT ?)"
@@ -89,5 +117,9 @@ def said_lately(db: apsw.Connection, term: str, before: int, limit: int) -> Rows
 
 def _rows(db: apsw.Connection, sql: str, values: tuple[str | int, ...]) -> Rows:
     """Return the numbers of the one text that the statement makes: a row each would cost three times as much."""
-    joined = db.execute(sql, values).get
+    joined = _one(db, sql, values)
     return np.fromstring(joined, np.int64, sep=",") if isinstance(joined, str) else np.zeros(0, np.int64)
+
+
+def _one(db: apsw.Connection, sql: str, values: tuple[str | int, ...] = ()) -> Any:
+    return db.execute(sql, values).get
