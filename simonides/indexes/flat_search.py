@@ -25,8 +25,9 @@ from .kernels import Floats, Slots
 
 GATHER = 20_000  # matching rows that are each scored by their bytes; measured 0.2 to 0.8 µs a row
 GROWTH = 0.35  # candidates needed grow so with the rows; measured 0.33 between 32k and 92k sentences (MiniLM)
-RATIO = 100  # candidates for each hit wanted, at 100k rows…
-TRUSTED = 60  # …and for each rank that is beyond doubt: with 40, recall@10 is 0.995 on 92k sentences (MiniLM)
+RATIO = 40  # candidates for each hit wanted, at 100k rows: tuned, recall@100 is 0.992 on 100k sentences (bge-small)…
+TRUSTED = 33  # …and for each rank that is beyond doubt, so that a rank a little further down is
+DROPPED = 1 / 10  # share of the best rows that may be superseded, ended or archived without a second trip to the store
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # tried in this order when a group is tuned
 RECALL = 0.995  # recall@10 that tuning asks for
 LARGE = 1 / 4  # share of the rows from which choosing candidates by bits costs more than it saves
@@ -51,6 +52,13 @@ class Ranking:
     slack: float
     trusted: int
     complete: bool
+
+    def enough(self, limit: int) -> int:
+        """Return how many of the first ranks are likely to hold the `limit` best by the store's own vectors."""
+        sure = limit + math.ceil(limit * DROPPED)
+        if sure >= len(self.scores):
+            return len(self.scores)
+        return int(np.count_nonzero(self.scores >= self.scores[sure - 1] - 2 * self.slack))
 
 
 class Candidates(Protocol):
@@ -164,15 +172,18 @@ class Search:
         wide = self._limit
         while True:
             ranking: Ranking = await self._run(candidates.rank, self._vector, wide)
-            await self._ask(ranking)
-            if ranking.complete or self._is_settled(ranking):
+            for reach in sorted({ranking.enough(self._limit), len(ranking.slots)}):
+                await self._ask(ranking.slots[:reach])
+                if self._is_settled(ranking, reach):
+                    return True
+            if ranking.complete:
                 return True
             if not patient and self._passed < PASSING * len(self._seen):
                 return False
             wide = self._wider(wide)
 
-    async def _ask(self, ranking: Ranking) -> None:
-        new = [slot for slot in ranking.slots.tolist() if slot not in self._seen]
+    async def _ask(self, slots: Slots) -> None:
+        new = [slot for slot in slots.tolist() if slot not in self._seen]
         self._seen.update(new)
         for start in range(0, len(new), OWNERS):
             owned = await self._store.owners(self._query, self._model, new[start : start + OWNERS])
@@ -182,14 +193,14 @@ class Search:
                 if id not in self._best or score > self._best[id][0]:
                     self._best[id] = score, slot
 
-    def _is_settled(self, ranking: Ranking) -> bool:
-        """Whether no row further down, or passed over by the choice of candidates, could be among the nearest."""
+    def _is_settled(self, ranking: Ranking, reach: int) -> bool:
+        """Whether no row beyond that reach, or passed over by the choice of candidates, could be among the nearest."""
         if len(self._best) < self._limit:
             return False
         nearest = heapq.nlargest(self._limit, self._best.values())
-        certain = nearest[-1][0] >= ranking.scores[-1] + ranking.slack
+        certain = nearest[-1][0] >= ranking.scores[reach - 1] + ranking.slack
         # Where very many rows are nearly as near, those that a byte cannot tell apart are as good as one another.
-        certain = certain or len(ranking.slots) > 8 * self._limit + 500
+        certain = certain or reach > 8 * self._limit + 500
         ranks = np.flatnonzero(np.isin(ranking.slots, [slot for _, slot in nearest]))
         return certain and (len(ranks) == 0 or int(ranks[-1]) < ranking.trusted)
 

@@ -57,9 +57,12 @@ def int8(vectors: Floats) -> Codes:
 def dots(codes: Codes, vector: Floats, rows: Slots | None = None) -> Floats:
     """Return the vector's inner product with each row of codes, or with those at the places given."""
     count = len(codes) if rows is None else len(rows)
+    raw = codes.view(np.uint8).reshape(len(codes), codes.dtype.itemsize)
     scores, size = np.empty(count, np.float32), max(1, PIECE // len(vector))
     for start in range(0, count, size):
-        part = codes[start : start + size] if rows is None else codes[rows[start : start + size]]
+        # Taken as bytes: numpy takes rows of a type with fields five times as slowly.
+        taken = raw[start : start + size] if rows is None else raw.take(rows[start : start + size], axis=0)
+        part: Codes = taken.view(codes.dtype)[:, 0]
         scores[start : start + size] = (part["code"].astype(np.float32) @ vector) * part["step"]
     return scores
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib import resources
@@ -34,6 +34,7 @@ from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -41,8 +42,13 @@ HEADER = 100  # bytes that every SQLite file begins with
 BUSY_MS = 30_000  # how long a lock of another process is waited for
 READERS = 3
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
-DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
+DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each
+LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
+FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
+NARROW = 20_000  # rows up to which a label's are all read, before those that say the words are looked up
+HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
+SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 
@@ -58,12 +64,15 @@ class SqliteStore:
         connection = self._connect()
         try:
             self.identity = _prepare(connection, path)
+            if path is None:
+                connection.execute(INSTANCES)  # it is read from, too
         except BaseException as error:
             connection.close()
             raise _translated(error, path) from error
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
+        self._samples: dict[int, tuple[Sample, int]] = {}
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
@@ -201,6 +210,7 @@ class SqliteStore:
             return []
         where, values = rows.where(query, realm)
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
+        where, order = _directed(db, query, realm, where, order)
         if query.after is not None:
             page, more = _page(query, realm)
             where, values = f"{where} AND {page}", values + more
@@ -223,20 +233,57 @@ class SqliteStore:
     def _words(self, db: apsw.Connection, query: Query, text: str) -> list[tuple[Record, float]]:
         realm = self._known_realm(db, query.scope)
         terms = [] if realm is None else self._affordable(db, realm, language.asked(text))
-        if realm is None or not terms:
+        if realm is None or not terms or query.limit < 1:
             return []
+        few = {label: labelled(db, realm, label, NARROW) for label in sorted(query.labels or ())}
+        rest = dataclasses.replace(query, labels=frozenset(label for label, them in few.items() if them is None))
+        best: dict[int, float] = {}
+        for postings in self._postings(db, realm, terms):
+            for them in few.values():
+                postings = postings if them is None else postings.among(them)
+            best |= self._best(db, rest, realm, postings, query.limit - len(best))
+            if len(best) >= query.limit:
+                break
+        sql = f"SELECT r.row, {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
+        found = {row[0]: rows.as_record(row[1:], query.scope) for row in _all(db, sql, (_listed(best),))}
+        return [(found[row], score) for row, score in best.items()]
+
+    def _postings(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> Iterator[Postings]:
+        """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
+        versions, names = self._versions(db, realm), [_prefixed(realm, term) for term in terms]
+        if len(names) == 1 and self._frequency(db, realm, terms[0], versions) > DF_BUDGET:
+            before = LATEST
+            while len(lately := said_lately(db, names[0], before, DF_BUDGET)):
+                yield Postings.of([lately], versions)
+                before = int(lately.min())
+        else:
+            yield Postings.of([said(db, name) for name in names], versions)
+
+    def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
+        """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm)
         sql = (
-            f"SELECT {rows.SELECT}, -w.rank FROM words w CROSS JOIN records r ON r.row = w.rowid"
-            f" WHERE w.words MATCH ? AND {where} ORDER BY w.rank LIMIT ?"
+            "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
+            f" WHERE {where}"
         )
-        asked = " OR ".join(f'"{_prefixed(realm, term)}"' for term in terms)
-        found = _all(db, sql, (asked, *values, query.limit))
-        return [(rows.as_record(row[:-1], query.scope), max(row[-1], 1e-9)) for row in found]
+        order, found, start, size = postings.leading(), list[tuple[int, int]](), 0, max(LEADING_MIN, LEADING * limit)
+        while start < len(order) and len(found) < limit:
+            leading = postings.rows[np.sort(order[start : start + size])]
+            found += _all(db, sql, (_listed(leading.tolist()), *values))
+            start, size = start + size, size * 8
+        if not found:
+            return {}
+        at = np.searchsorted(postings.rows, [row for row, _ in found])
+        sizes = np.array([size for _, size in found], np.float64) + HEADING
+        lengths = np.ones(len(postings.rows))
+        lengths[at] = sizes / sizes.mean()
+        scores = postings.scores(lengths)[at].tolist()
+        ranked = sorted(zip((row for row, _ in found), scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
+        return dict(ranked[:limit])
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
-        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        versions = self._versions(db, realm)
         if versions <= DF_ROWS:
             return list(terms)
         by_rarity = sorted((self._frequency(db, realm, term, versions), term) for term in terms)
@@ -249,16 +296,29 @@ class SqliteStore:
                 spent += frequency
         return kept
 
+    def _versions(self, db: apsw.Connection, realm: int) -> int:
+        return int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+
     def _frequency(self, db: apsw.Connection, realm: int, term: str, versions: int) -> int:
         """Return in about how many versions the term is; a count is trusted until the realm has grown by a quarter."""
         name = _prefixed(realm, term)
         counted, then = self._frequencies.get(name, (0, 0))
         if not then or versions > then * 1.25 or versions < then * 0.8:
-            counted = int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
+            counted = self._counted(db, realm, name, versions)
             if len(self._frequencies) >= FREQUENCIES_KEPT:
                 self._frequencies.clear()
             self._frequencies[name] = (counted, versions)
         return counted
+
+    def _counted(self, db: apsw.Connection, realm: int, name: str, versions: int) -> int:
+        if versions >= SAMPLED:
+            sample, then = self._samples.get(realm, (None, 0))
+            if sample is None or not then * 0.8 <= versions <= then * 1.25:
+                sample = Sample.of(db, realm)
+                self._samples[realm] = sample, versions
+            if (share := sample.share(db, name)) is not None:
+                return round(share * versions)
+        return int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
         return await self._read(lambda db: self._spread(db, scope, terms))
@@ -267,7 +327,7 @@ class SqliteStore:
         realm = self._known_realm(db, scope)
         if realm is None:
             return 0, dict.fromkeys(terms, 0)
-        versions = int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
+        versions = self._versions(db, realm)
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
@@ -442,6 +502,7 @@ class SqliteStore:
         try:
             if not hasattr(self._mine, "connection"):
                 self._mine.connection = self._connect()
+                self._mine.connection.execute(INSTANCES)
                 self._mine.connection.execute("PRAGMA query_only = ON")
                 self._open.append(self._mine.connection)
             connection: apsw.Connection = self._mine.connection
@@ -620,6 +681,10 @@ def _terms(realm: int, record: Record) -> str:
     return " ".join(_prefixed(realm, term) for term in language.terms(language.searched(record)))
 
 
+def _listed(numbers: Iterable[int]) -> str:
+    return msgspec.json.encode(list(numbers)).decode()
+
+
 def _prefixed(realm: int, term: str) -> str:
     return f"{realm:x}·{term}"  # the dot is no ASCII, so FTS5's ascii tokenizer keeps it inside the term
 
@@ -643,6 +708,22 @@ def _group(db: apsw.Connection, realm: int, model: str, dimension: int) -> tuple
     if found[2] != dimension:
         raise Invalid(f"{model} has {found[2]} dimensions here, not {dimension}: give another model another name")
     return found[0], found[1]
+
+
+def _directed(db: apsw.Connection, query: Query, realm: int, where: str, order: str) -> tuple[str, str]:
+    """Tell SQLite to go by what the query names where few records have it, and to sort those; left alone, it goes
+    through the whole realm in the order asked for. A + before a column keeps it from using an index for it.
+    """
+    if any(named is not None for named in (query.ids, query.keys, query.part_of)):
+        return where, f"+{order}"
+    sql = "SELECT count(*) FROM (SELECT 1 FROM labels WHERE realm = ? AND label = ? LIMIT ?)"
+    few = (_one(db, sql, (realm, label, FEW + 1)) <= FEW for label in query.labels or ())
+    if query.linked is not None or any(few):
+        return f"+{where}", f"+{order}"
+    sql = "SELECT count(*) FROM (SELECT 1 FROM records WHERE realm = ? AND folder >= ? AND folder < ? LIMIT ?)"
+    if query.folder is not None and _one(db, sql, (realm, query.folder, f"{query.folder}0", FEW + 1)) <= FEW:
+        return where, f"+{order}"
+    return where, order
 
 
 def _page(query: Query, realm: int) -> tuple[str, list[Any]]:

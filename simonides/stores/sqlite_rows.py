@@ -94,7 +94,7 @@ def _json(value: Any) -> str | None:
 
 
 def where(query: Query, realm: int) -> tuple[str, list[Any]]:
-    """Return the condition on `records r` and its values."""
+    """Return the condition on `records r` and its values; it begins with the realm's column."""
     parts, values = ["r.realm = ?"], [realm]
 
     def add(sql: str, *more: Any) -> None:
@@ -117,7 +117,8 @@ def where(query: Query, realm: int) -> tuple[str, list[Any]]:
     for label in sorted(query.labels or ()):
         add("r.row IN (SELECT row FROM labels WHERE realm = ? AND label = ?)", realm, label)
     if query.folder is not None:
-        add("(r.folder = ? OR (r.folder > ? AND r.folder < ?))", *(query.folder + end for end in ("", "/", "0")))
+        below = "r.folder >= ? AND r.folder < ? AND (r.folder = ? OR r.folder > ?)"  # the first half is the index's
+        add(below, *(query.folder + end for end in ("", "0", "", "/")))
     if query.pinned is not None:
         add("r.pinned = 1" if query.pinned else "r.pinned = 0")
     if query.importance_min is not None:

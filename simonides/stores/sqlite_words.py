@@ -1,0 +1,125 @@
+"""Which versions say the words of a question best: BM25 over the lists that FTS5 keeps, worked out for all at once.
+
+FTS5 can rank by itself, but fetches the length of every version that says any of the words: 1 to 2 µs each, and a
+question may meet 20,000. Here they are first ranked as if all were equally long, and lengths are looked up, with the
+filters of the query, for those that lead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
+
+STRETCHES, STRETCH = 8, 500  # of neighbouring rows, in which common words are counted
+TELLING = 400  # versions of such a sample that say a word, for it to tell how common it is
+
+# Every place of every term; of a connection's own, because it is only another view of the lists.
+INSTANCES = "CREATE VIRTUAL TABLE IF NOT EXISTS temp.instances USING fts5vocab (main, words, instance)"
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """What is said where: the versions' `rows`, ascending, and for each pair of a version and a term its place among
+    them (`at`), how often the version says the term, and how much the term tells.
+    """
+
+    rows: Rows
+    at: Rows
+    often: Floats
+    weight: Floats
+
+    @staticmethod
+    def of(lists: Sequence[Rows], versions: int) -> Postings:
+        """Make them of the terms' lists, in each of which a row stands as often as it says the term."""
+        counted = [np.unique(one, return_counts=True) for one in lists]
+        rows, at = np.unique(np.concatenate([said for said, _ in counted]), return_inverse=True)
+        often = np.concatenate([times for _, times in counted]).astype(np.float64)
+        weight = np.repeat([idf(len(said), versions) for said, _ in counted], [len(said) for said, _ in counted])
+        return Postings(rows, at, often, weight)
+
+    def scores(self, lengths: Floats) -> Floats:
+        """Return the BM25 of each row, all above 0; `lengths` are in units of the usual length."""
+        norm = K1 * (1 - B + B * lengths[self.at])
+        parts = self.weight * self.often * (K1 + 1) / (self.often + norm)
+        return np.bincount(self.at, parts, len(self.rows)).astype(np.float64, copy=False)
+
+    def among(self, rows: Rows) -> Postings:
+        """Return those of the rows."""
+        kept = np.isin(self.rows, rows)
+        pairs, place = kept[self.at], np.cumsum(kept) - 1
+        return Postings(self.rows[kept], place[self.at[pairs]], self.often[pairs], self.weight[pairs])
+
+    def leading(self) -> Rows:
+        """Return the places of the rows, the best first as far as can be told without lengths; of equals the newest."""
+        return np.lexsort((-self.rows, -self.scores(np.ones(len(self.rows)))))
+
+
+def idf(frequency: int, versions: int) -> float:
+    """Return Lucene's form of the inverse document frequency, which is above 0 even for what everybody says."""
+    return math.log(1 + (max(versions, frequency) - frequency + 0.5) / (frequency + 0.5))
+
+
+def said(db: apsw.Connection, term: str) -> Rows:
+    """Return the rows that say the term, ascending, each as often as it does."""
+    return _rows(db, "SELECT group_concat(doc) FROM instances WHERE term = ?", (term,))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A few stretches of neighbouring rows, and how many rows of a realm are in them: common words are counted there.
+
+    Counting one that is in all of a million versions takes 12 ms, and in a sample of 4,000 a fifth of one.
+    """
+
+    starts: tuple[int, ...]
+    count: int
+
+    @staticmethod
+    def of(db: apsw.Connection, realm: int) -> Sample:
+        newest = _one(db, "SELECT ifnull(max(row), 0) FROM records")
+        starts = tuple(newest * n // STRETCHES for n in range(STRETCHES))
+        sql = "SELECT count(*) FROM records WHERE row > ? AND row <= ? AND +realm = ?"  # +: by row, not by an index
+        return Sample(starts, sum(_one(db, sql, (start, start + STRETCH, realm)) for start in starts))
+
+    def share(self, db: apsw.Connection, term: str) -> float | None:
+        """Return about which share of the realm's versions says the term; None where too few here do to tell."""
+        sql = "SELECT count(*) FROM words WHERE words MATCH ? AND rowid > ? AND rowid <= ?"
+        found = sum(_one(db, sql, (f'"{term}"', start, start + STRETCH)) for start in self.starts)
+        return min(1.0, found / self.count) if found >= TELLING else None
+
+
+def labelled(db: apsw.Connection, realm: int, label: str, limit: int) -> Rows | None:
+    """Return the rows that bear the label, ascending; None where they are more than the limit."""
+    sql = "SELECT group_concat(row) FROM (SELECT row FROM labels WHERE realm = ? AND label = ? LIMIT ?)"
+    rows = _rows(db, sql, (realm, label, limit + 1))
+    return rows if len(rows) <= limit else None
+
+
+def said_lately(db: apsw.Connection, term: str, before: int, limit: int) -> Rows:
+    """Return the newest rows below that one that say the term, each once."""
+    sql = (
+        "SELECT group_concat(row) FROM (SELECT rowid AS row FROM words WHERE words MATCH ? AND rowid < ?"
+        " ORDER BY rowid DESC LIMIT ?)"
+    )
+    return _rows(db, sql, (f'"{term}"', before, limit))
+
+
+def _rows(db: apsw.Connection, sql: str, values: tuple[str | int, ...]) -> Rows:
+    """Return the numbers of the one text that the statement makes: a row each would cost three times as much."""
+    joined = _one(db, sql, values)
+    return np.fromstring(joined, np.int64, sep=",") if isinstance(joined, str) else np.zeros(0, np.int64)
+
+
+def _one(db: apsw.Connection, sql: str, values: tuple[str | int, ...] = ()) -> Any:
+    return db.execute(sql, values).get
