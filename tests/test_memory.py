@@ -36,7 +36,7 @@ from simonides import (
     Span,
     Unavailable,
 )
-from simonides.recall.fit import estimated
+from simonides.recall.fit import estimated, quoted
 
 JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -1308,14 +1308,14 @@ def test_a_context_never_exceeds_its_budget_and_its_citations_say_what_it_says(
     for citation in context.citations:
         start = rest.index(f"[{citation.number}] (")
         said, rest = rest[start:].partition(") ")[2], rest[start:]
-        text = citation.hit.text
+        text = quoted(citation.hit.text)
         if citation.cut:
             shown = said.partition(" …")[0]
             assert text.startswith(shown) and shown != text
         else:
             assert said.startswith(text)
         if citation.hit.title:
-            assert f"## {citation.hit.title}" in context.text
+            assert f"## {' '.join(citation.hit.title.split())}" in context.text
 
 
 def test_a_context_takes_what_a_larger_budget_allows(archive: Memory) -> None:
