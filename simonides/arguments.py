@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from .config import did_you_mean
 from .errors import Invalid
 from .kinds import KINDS
-from .query import Query
+from .query import Place, Query
 from .record import ACTIVE, ARCHIVED, Link, Record, Scope
 
 TEXT_MAX = 16 * 1024 * 1024  # bytes of UTF-8 in one text
@@ -119,6 +119,15 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         known_at=moment("known_at", given.get("known_at"), zone),
         **more,
     )
+
+
+def place_of(value: Any) -> Place | str | None:
+    """Return where a page ended; an id stays one, for whoever can look it up."""
+    if isinstance(value, Record):
+        return Place.of(value)
+    if value is None or isinstance(value, Place | str):
+        return named("after", value) if isinstance(value, str) else value
+    raise Invalid(f"after must be a record, its place or its id, not {type(value).__name__}")
 
 
 def text_of(value: Any, name: str = "text") -> str:

@@ -30,6 +30,7 @@ from .arguments import (
     moment,
     named,
     names_of,
+    place_of,
     query_of,
     records_of,
     scope_of,
@@ -45,7 +46,7 @@ from .exports import write
 from .follow import Follower, Progress, settle
 from .forgetting import EXPORTS, Preview, certified, doomed, erase, finish
 from .index import Index
-from .query import Query
+from .query import Place, Query
 from .recall import Context, Hits, Means, answer, fitted, understand
 from .record import ACTIVE, ARCHIVED, IMPORTANCE, NEVER, Link, Record, Scope, Span, now, revised_text
 from .store import Batch, Certificate, Change, Store
@@ -370,15 +371,20 @@ class AsyncMemory:
 
     @operation
     async def find(
-        self, *, limit: int = 100, newest: bool = True, after: str | None = None, **which: Unpack[Which]
+        self,
+        *,
+        limit: int = 100,
+        newest: bool = True,
+        after: Record | Place | str | None = None,
+        **which: Unpack[Which],
     ) -> list[Record]:
-        """Return the records that match, newest first or by id. `after` is the id that the last page ended with."""
-        query = self._query("find", which)
-        await self._check_page(after, query.scope)
-        page = dataclasses.replace(
-            query, limit=limit_of(limit), newest=flag("newest", newest), after=named("after", after)
-        )
-        return await (await self._ready()).find(page)
+        """Return the records that match, newest first or by id.
+
+        `after` is what the last page ended with: the record or its `Place`, whatever became of it since; or the id of
+        a record that is still there.
+        """
+        query = dataclasses.replace(self._query("find", which), newest=flag("newest", newest), limit=limit_of(limit))
+        return await self._page(query, after)
 
     @operation
     async def count(self, **which: Unpack[Which]) -> int:
@@ -387,14 +393,11 @@ class AsyncMemory:
 
     @operation
     async def conversations(
-        self, *, limit: int = 100, after: str | None = None, **which: Unpack[Which]
+        self, *, limit: int = 100, after: Record | Place | str | None = None, **which: Unpack[Which]
     ) -> list[Record]:
-        """Return the conversations that match, newest first."""
-        query = dataclasses.replace(self._query("conversations", which), kinds=frozenset({"conversation"}))
-        await self._check_page(after, query.scope)
-        return await (await self._ready()).find(
-            dataclasses.replace(query, limit=limit_of(limit), newest=True, after=named("after", after))
-        )
+        """Return the conversations that match, newest first. `after` is what the last page ended with, as in `find`."""
+        query = dataclasses.replace(self._query("conversations", which), newest=True, limit=limit_of(limit))
+        return await self._page(dataclasses.replace(query, kinds=frozenset({"conversation"})), after)
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
@@ -405,10 +408,15 @@ class AsyncMemory:
         query = Query(scope=scope, part_of=frozenset({whole.id}), newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
 
-    async def _check_page(self, after: str | None, scope: Scope) -> None:
-        """An empty page would say that there is no more, where the place to go on from is gone."""
-        if after is not None:
-            await self._latest(after, scope)
+    async def _page(self, query: Query, after: Record | Place | str | None) -> list[Record]:
+        """Return the page; behind an id that is not there nobody knows what comes, and an empty page would be a lie."""
+        store, place = await self._ready(), place_of(after)
+        if isinstance(place, str):
+            there = dataclasses.replace(_latest_of(query.scope, {place}), known_at=query.known_at)
+            if not (found := await store.find(there)):
+                raise NotFound(f"no record {place!r} in this scope to go on after")
+            place = Place.of(found[0])
+        return await store.find(dataclasses.replace(query, after=place))
 
     @operation
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:

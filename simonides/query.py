@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .errors import Invalid
 from .record import ACTIVE, Record, Scope, now
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a version stands among the others by the time it was said, and so where a page ended.
+
+    The next page goes on behind it, whatever becomes of the record: revised, archived or erased. It prints as a short
+    opaque text, for a link or a door, which `Place.read` takes back.
+    """
+
+    at: datetime  # Record.at, with its zone
+    id: str
+    version: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.at, datetime) and self.at.utcoffset() is not None):
+            raise Invalid(f"a place needs a datetime with a time zone, not {self.at!r}")
+        if not isinstance(self.id, str) or any("\ud800" <= character <= "\udfff" for character in self.id):
+            raise Invalid(f"a place needs the id of a record, not {self.id!r}")
+        if not (type(self.version) is int and 1 <= self.version < 2**63):
+            raise Invalid(f"a place needs the version of a record, not {self.version!r}")
+
+    @classmethod
+    def of(cls, record: Record) -> Place:
+        """Return where the record stands, as a store gave it out; one that was never kept stands nowhere."""
+        if record.at is None:
+            raise Invalid(f"record {record.id} was never kept: go on after one that was found")
+        return cls(record.at, record.id, record.version)
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """Return the place that was printed as this text."""
+        try:
+            at, version, id = base64.b64decode(text, b"-_", validate=True).decode().split(" ", 2)
+            return cls(datetime.fromisoformat(at), id, int(version))
+        except (TypeError, ValueError):
+            raise Invalid(f"{text!r} is no place where a page ended") from None
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(f"{self.at.isoformat()} {self.version} {self.id}".encode()).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +83,7 @@ class Query:
     ended: bool = False  # with valid_at None: what has ended, was superseded or retracted too
     any_time: bool = False
     newest: bool = False  # by time said, latest first; otherwise by id and version
-    after: str | None = None  # the id that the last page ended with
+    after: Place | None = None  # where the last page ended
     limit: int = 100
 
     def matches(self, record: Record, at: datetime | None = None) -> bool:
@@ -64,6 +106,20 @@ class Query:
             and (self.until is None or (record.at is not None and record.at < self.until))
             and (self.any_time or self._in_time(record, at or now()))
         )
+
+    def comes_after(self, record: Record) -> bool:
+        """Whether the record stands behind the place where the last page ended, in the order asked for.
+
+        By id, an id that was given out is done with, unless every version is asked for.
+        """
+        if self.after is None:
+            return True
+        place = Place.of(record)
+        if self.newest:
+            return place < self.after
+        if self.any_time:
+            return (place.id, place.version) > (self.after.id, self.after.version)
+        return place.id > self.after.id
 
     def _in_time(self, record: Record, at: datetime) -> bool:
         still = self.ended or not record.valid.ended(at)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gc
 import inspect
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -30,6 +32,7 @@ from simonides import (
     Message,
     Note,
     NotFound,
+    Place,
     Record,
     Scope,
     SimonidesError,
@@ -426,6 +429,12 @@ BAD: dict[str, Call] = {
     "a wildcard as conversation": lambda m: m.find(conversation="*"),
     "after with half a character": lambda m: m.find(after=LONE),
     "after a record that is not there": lambda m: m.find(after="nowhere"),
+    "after a number": lambda m: m.find(after=3),  # type: ignore[arg-type]
+    "after a record that was never kept": lambda m: m.find(after=Record(scope=Scope(), body=Note(text="x"))),
+    "after a naive place": lambda m: m.find(after=Place(datetime(2026, 1, 1), "x", 1)),
+    "after a place without a time": lambda m: m.find(after=Place(None, "x", 1)),  # type: ignore[arg-type]
+    "after half a character of a place": lambda m: m.find(after=Place(JUNE, LONE, 1)),
+    "after a place beyond every version": lambda m: m.find(after=Place(JUNE, "x", 2**63)),
     "get a number": lambda m: m.get(5),  # type: ignore[arg-type]
     "get None": lambda m: m.get(None),  # type: ignore[arg-type]
     "get an unknown id": lambda m: m.get("unknown"),
@@ -999,7 +1008,7 @@ def test_paging_gives_every_record_once(memory: Memory) -> None:
     memory.remember([f"later {n}" for n in range(4)], at=JUNE + DAY)
     for newest in (True, False):
         paged: list[Record] = []
-        while page := memory.find(limit=5, newest=newest, after=paged[-1].id if paged else None):
+        while page := memory.find(limit=5, newest=newest, after=paged[-1] if paged else None):
             paged += page
         assert paged == memory.find(newest=newest) and len(paged) == 27
 
@@ -1015,15 +1024,48 @@ def test_paging_through_what_was_believed_gives_every_record_once(memory: Memory
     assert texts(paged) == [f"note {n}" for n in (5, 4, 3, 2, 1, 0)]
 
 
-def test_a_page_can_be_turned_although_its_last_record_was_forgotten_meanwhile(memory: Memory) -> None:
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_page_can_be_turned_although_its_last_record_was_forgotten_meanwhile(memory: Memory, newest: bool) -> None:
     memory.remember([f"note {n}" for n in range(6)], at=JUNE)
-    page = memory.find(limit=3)
+    whole = memory.find(newest=newest)
+    page = memory.find(limit=3, newest=newest)
+    place = Place.read(str(Place.of(page[-1])))
     memory.forget(page[-1].id)
-    try:
-        rest = memory.find(limit=3, after=page[-1].id)
-    except SimonidesError:
-        return  # said plainly; an empty page would mean that there is no more
-    assert len(rest) == 3
+    for after in (page[-1], place):
+        assert memory.find(newest=newest, after=after) == whole[3:]
+    error = refused(memory.find, newest=newest, after=page[-1].id)  # an empty page would mean that there is no more
+    assert isinstance(error, NotFound)
+
+
+def test_conversations_come_in_pages_too(memory: Memory) -> None:
+    for n in range(5):
+        memory.remember("hello", session=str(n), at=JUNE + n * DAY)
+    whole, paged = memory.conversations(), list[Record]()
+    while page := memory.conversations(limit=2, after=paged[-1] if paged else None):
+        paged += page
+    assert paged == whole and len(paged) == 5
+
+
+def test_a_page_behind_another_users_record_shows_nothing_of_theirs(memory: Memory) -> None:
+    hers, mine = memory.remember("hers", user="ana", at=JUNE), memory.remember("mine", user="bo", at=JUNE - DAY)
+    assert memory.find(user="bo", after=hers) == [mine]
+    assert isinstance(refused(memory.find, user="bo", after=hers.id), NotFound)
+
+
+@given(
+    st.datetimes(timezones=st.just(UTC)),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(1, 2**63 - 1),
+)
+def test_a_place_is_read_back_from_what_it_prints(at: datetime, id: str, version: int) -> None:
+    place = Place(at, id, version)
+    assert Place.read(str(place)) == place
+    assert re.fullmatch(r"[\w=-]+", str(place), re.ASCII)
+
+
+@given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_what_is_no_place_is_refused(text: str) -> None:
+    assert isinstance(refused(Place.read, text), Invalid)
 
 
 # -- two clocks -------------------------------------------------------------------------------------------------------

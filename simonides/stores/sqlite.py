@@ -43,7 +43,6 @@ READERS = 3
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
 DF_BUDGET = 20_000  # postings that one question may read; BM25 costs about 0.3 µs for each
 FREQUENCIES_KEPT = 50_000
-LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 
 T = TypeVar("T")
@@ -202,7 +201,7 @@ class SqliteStore:
         where, values = rows.where(query, realm)
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
         if query.after is not None:
-            page, more = _page(query, realm)
+            page, more = rows.page(query, query.after)
             where, values = f"{where} AND {page}", values + more
         sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} ORDER BY {order} LIMIT ?"
         return [rows.as_record(row, query.scope) for row in _all(db, sql, (*values, query.limit))]
@@ -643,15 +642,6 @@ def _group(db: apsw.Connection, realm: int, model: str, dimension: int) -> tuple
     if found[2] != dimension:
         raise Invalid(f"{model} has {found[2]} dimensions here, not {dimension}: give another model another name")
     return found[0], found[1]
-
-
-def _page(query: Query, realm: int) -> tuple[str, list[Any]]:
-    """Return the condition for what comes after the last page's last id."""
-    if not query.newest:
-        return "r.id > ?", [query.after]
-    last = "SELECT at, id FROM records WHERE realm = ? AND id = ? AND known_since <= ? ORDER BY version DESC LIMIT 1"
-    believed = rows.stamp(query.known_at) if query.known_at else LATEST
-    return f"(r.at, r.id) < ({last})", [realm, query.after, believed]
 
 
 def _change(row: tuple[Any, ...]) -> Change:

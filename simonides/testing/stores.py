@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..errors import Conflict, Invalid
 from ..kinds import Chunk, Document, Entity, Fact, Message, Note
-from ..query import Query
+from ..query import Place, Query
 from ..record import ARCHIVED, NEVER, TICK, Link, Record, Ref, Scope, Span, new_id, now
 from ..store import Batch, Certificate, Change, Cursor, Embedding, Store
 from .records import (
@@ -681,7 +681,7 @@ class Finding:
             query = Query(scope=ANA, limit=limit)
             assert len(await store.find(query)) == min(limit, 9)
             assert await store.count(query) == 9
-        assert await store.count(Query(scope=ANA, after="z", limit=1)) == 9
+        assert await store.count(Query(scope=ANA, after=Place(now(), "z", 1), limit=1)) == 9
 
     async def test_every_page_together_is_everything_once(self, store: Store) -> None:
         times = [SPRING, SPRING, SUMMER, MAY, SPRING, MAY, SUMMER]
@@ -704,13 +704,47 @@ class Finding:
     async def test_a_page_goes_on_although_its_last_record_no_longer_matches(self, store: Store) -> None:
         kept = [said(str(n), id=str(n), valid=Span(SPRING + n * TICK)) for n in range(4)]
         await put(store, *kept)
+        ended = Place.of(kept[2])
         await put(store, kept[2].revise(status=ARCHIVED))
-        assert await found_texts(store, Query(scope=ANA, after="2", newest=True)) == ["1", "0"]
-        assert await found_texts(store, Query(scope=ANA, after="2")) == ["3"]
+        assert await found_texts(store, Query(scope=ANA, after=ended, newest=True)) == ["1", "0"]
+        assert await found_texts(store, Query(scope=ANA, after=ended)) == ["3"]
 
-    async def test_a_page_by_id_goes_on_after_an_id_that_is_gone(self, store: Store) -> None:
-        await put(store, said("a", id="a"), said("c", id="c"))
-        assert await found_texts(store, Query(scope=ANA, after="b")) == ["c"]
+    async def test_a_page_goes_on_although_its_last_record_was_erased(self, store: Store) -> None:
+        kept = [said(str(n), id=str(n), valid=Span(SPRING)) for n in range(5)]
+        await put(store, *kept)
+        for newest, rest in ((True, ["1", "0"]), (False, ["3", "4"])):
+            page = await store.find(Query(scope=ANA, newest=newest, limit=3))
+            await store.commit(Batch(erase=(page[-1].ref,)))
+            assert await found_texts(store, Query(scope=ANA, newest=newest, after=Place.of(page[-1]))) == rest
+            await put(store, page[-1])
+
+    async def test_what_was_given_out_and_revised_since_does_not_come_again(self, store: Store) -> None:
+        kept = [said(str(n), id=str(n), valid=Span(SPRING)) for n in range(5)]
+        await put(store, *kept)
+        for newest, rest in ((True, ["1", "0"]), (False, ["3", "4"])):
+            page = await store.find(Query(scope=ANA, newest=newest, limit=3))
+            await put(store, *(record.revise(body=Message(text="revised")) for record in page))
+            found = await store.find(Query(scope=ANA, newest=newest, after=Place.of(page[-1])))
+            assert [record.id for record in found] == rest
+
+    async def test_versions_are_paged_one_by_one_where_every_one_is_asked_for(self, store: Store) -> None:
+        first = said("first", valid=Span(SPRING))
+        await put(store, first, first.revise(body=Message(text="second")), first.revise().revise())
+        for newest in (False, True):
+            whole = every(ANA, newest=newest)
+            assert len(await store.find(whole)) == 3
+            assert await _in_pages(store, whole, 1) == await store.find(whole)
+
+    async def test_a_page_may_go_on_after_any_time(self, store: Store) -> None:
+        await put(store, said("spring", valid=Span(SPRING)), said("today"))
+        for at, found in (
+            (datetime.min, []),
+            (SPRING, []),
+            (SPRING + TICK, ["spring"]),
+            (datetime.max, ["today", "spring"]),
+        ):
+            place = Place(at.replace(tzinfo=UTC), "", 1)
+            assert await found_texts(store, Query(scope=ANA, newest=True, after=place)) == found
 
     async def test_a_scope_narrows_level_by_level(self, store: Store) -> None:
         everyone, ana, bo, agent = dict[str, str](), {"user": "ana"}, {"user": "bo"}, {"agent": "x"}
@@ -838,7 +872,7 @@ async def _in_pages(store: Store, query: Query, limit: int) -> list[Record]:
     page = await store.find(dataclasses.replace(query, limit=limit))
     while page and len(found) < 1000:
         found += page
-        page = await store.find(dataclasses.replace(query, limit=limit, after=page[-1].id))
+        page = await store.find(dataclasses.replace(query, limit=limit, after=Place.of(page[-1])))
     return found
 
 
@@ -1261,7 +1295,7 @@ class Vectors:
     async def test_slots_are_those_of_what_matches(self, store: Store) -> None:
         kept = [said(str(n), labels=("even",) if n % 2 == 0 else ()) for n in range(150)]
         await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
-        query = Query(scope=ANA, labels=frozenset({"even"}), limit=3, after="z")
+        query = Query(scope=ANA, labels=frozenset({"even"}), limit=3, after=Place(now(), "z", 1))
         found = await store.slots(query, "small")
         assert found.dtype == np.int64 and found.tolist() == list(range(0, 150, 2))
         assert (await store.slots(query, "small", start=3)).tolist() == list(range(4, 150, 2))
@@ -1546,6 +1580,9 @@ async def _check_meaning(store: Store, query: Query, everything: Sequence[Record
     expected = in_order([record for record in everything if query.matches(record)], newest=query.newest)
     assert await store.find(query) == expected
     assert await store.count(query) == len(expected)
+    for record in everything[:5]:
+        page = dataclasses.replace(query, after=Place.of(record), limit=2)
+        assert await store.find(page) == [one for one in expected if page.comes_after(one)][:2]
     meant = {(record.id, record.version) for record in expected}
     for record in everything:
         if record.text.rpartition(" mark")[1]:
