@@ -44,7 +44,7 @@ from .embedder import Embedder
 from .errors import Conflict, Invalid, NotFound, Unavailable
 from .exports import write
 from .follow import Follower, Progress, settle
-from .forgetting import EXPORTS, Preview, certified, doomed, erase, finish
+from .forgetting import EXPORTS, Preview, certificates, doomed, erase, finish
 from .index import Index
 from .query import Place, Query
 from .recall import Context, Hits, Means, answer, fitted, understand
@@ -565,18 +565,13 @@ class AsyncMemory:
         return certificate
 
     @operation
-    async def certificates(self) -> list[Certificate]:
-        """Return the certificates of what was erased here, the oldest first."""
-        store, found, place = await self._ready(), list[Certificate](), 0
-        while changes := await store.changes(after=place, limit=5000):
-            place = changes[-1].seq
-            found += [
-                certificate
-                for change in changes
-                if change.kind == "certificate" and change.scope.tenant == self._home.tenant
-                if (certificate := certified(change))
-            ]
-        return found
+    async def certificates(self, **whose: Unpack[Whose]) -> list[Certificate]:
+        """Return the certificates of what was erased, the oldest first.
+
+        Where levels are named, only of erases that took nothing but what bore those very names, whoever asked for them.
+        """
+        check_names("certificates", whose, WHOSE)
+        return await certificates(await self._ready(), self._scope(whose))
 
     # -- upkeep --------------------------------------------------------------------------------------------------
 

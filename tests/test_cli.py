@@ -281,6 +281,8 @@ def test_what_is_forgotten_is_certified_and_gone(run: Run, memory: Memory) -> No
     assert [r["text"] for r in answer(run("list", "--json"))] == ["stays"]
     assert [each["id"] for each in answer(run("certificates", "--json"))] == [certificate["id"]]
     assert "records" in run("certificates").stdout.lower()
+    assert answer(run("certificates", "--user", "me", "--json"))[0]["id"] == certificate["id"]
+    assert run("certificates", "--user", "ana").exit_code == 1
 
 
 def test_a_dry_run_shows_what_would_go_and_erases_nothing(run: Run, memory: Memory) -> None:

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 import simonides
 from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record, SimonidesError
 from simonides.exports import read as exported
+from simonides.store import Batch
 from simonides.stores import sqlite_bytes
+from simonides.stores.sqlite import open as open_store
 
 JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -285,6 +287,44 @@ def test_certificates_outlive_the_process_in_their_order(home: Path) -> None:
             made.append(memory.forget(user=f"u{n}"))
     with Memory("me.db") as memory:
         assert memory.certificates() == made
+
+
+def test_nobody_is_shown_the_certificate_of_anothers_erase(home: Path) -> None:
+    with Memory("me.db") as memory:
+        hers, his, both = (memory.remember("text", user=user) for user in ("ana", "bo", None))
+        memory.remember("of the team", user="ana", space="team")
+        own = memory.forget(user="bo")
+        administrators = memory.forget(hers.id)  # by somebody who named no user
+        shared = memory.forget(both.id)
+        teams = memory.forget(user="ana", space="team")
+        assert his.id in own.ids
+        assert memory.certificates(user="bo") == [own]
+        assert memory.certificates(user="ana") == [administrators]
+        assert memory.certificates(user="carla") == []
+        assert memory.certificates() == [own, administrators, shared]
+        assert memory.certificates(user="ana", space="team") == memory.certificates(space="team") == [teams]
+        assert memory.certificates(tenant="other") == []
+
+
+def test_a_certificate_of_several_users_is_shown_to_none_of_them(home: Path) -> None:
+    with Memory("me.db") as memory:
+        memory.remember("hers", user="ana", labels=["x"], session="s")
+        memory.remember("his", user="bo", labels=["x"], session="s")
+        certificate = memory.forget(labels="x")
+        assert memory.certificates(user="ana") == memory.certificates(user="bo") == []
+        assert memory.certificates(session="s") == memory.certificates() == [certificate]
+
+
+async def test_an_erase_that_the_next_opening_finished_is_still_its_users(home: Path) -> None:
+    async with AsyncMemory("me.db") as memory:
+        await memory.remember("his", user="bo")
+        kept = await memory.remember("hers", user="ana")
+    store = open_store("sqlite:///me.db")
+    await store.commit(Batch(erase=(kept.ref,)))  # and the power went
+    await store.close()
+    async with AsyncMemory("me.db", require="user") as memory:
+        [certificate] = await memory.certificates(user="ana")
+        assert certificate.ids == (kept.id,) and await memory.certificates(user="bo") == []
 
 
 # -- not one byte -----------------------------------------------------------------------------------------------------
