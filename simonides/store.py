@@ -1,6 +1,6 @@
 """Where records live. The truth is here; every index can be rebuilt from it.
 
-To add a store, add one file to `stores/` and run the suite in `testing/stores.py` against it.
+To add a store, add one file to `stores/` and run the suite in `testing/stores/` against it.
 """
 
 from __future__ import annotations
