@@ -71,22 +71,17 @@ SHOWING = [page for page in PAGES if any(block.info in ("python", "console") for
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where nothing was ever remembered, and `simonides` on the path."""
-    here, programs = tmp_path / "here", tmp_path / "bin"
+    here, programs = home / "here", home / "bin"
     here.mkdir()
     programs.mkdir()
     program = programs / "simonides"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m simonides "$@"\n')
     program.chmod(0o755)
-    for variable in [variable for variable in os.environ if variable.startswith(("SIMONIDES_", "COLUMNS"))]:
-        monkeypatch.delenv(variable)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("SIMONIDES_EMBEDDER", "hashing:")
-    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
     monkeypatch.chdir(here)
     yield here
 

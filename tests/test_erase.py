@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import gzip
-import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from common import DAY, JUNE, refused, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import simonides
-from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record, SimonidesError
+from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record
 from simonides.exports import read as exported
 from simonides.store import Batch
 from simonides.stores import sqlite_bytes
 from simonides.stores.sqlite import open as open_store
 
-JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
-DAY = timedelta(days=1)
 SECRET = "the zirconium key lies beneath the tamarind"
 WORDS = (b"zirconium", b"tamarind")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
-    monkeypatch.setenv("PYTHONPATH", str(Path(simonides.__file__).parents[1]))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(params=["small", "large"])
@@ -51,16 +38,6 @@ def memory(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     with Memory("me.db", embedder="hashing:") as memory:
         memory.remember([f"neighbour {n} tells of bridges and rivers" for n in range(40)], user="neighbour")
         yield memory
-
-
-def texts(found: Any) -> list[str]:
-    return [each.text for each in found]
-
-
-def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesError:
-    with pytest.raises(SimonidesError) as caught:
-        call(*args, **named)
-    return caught.value
 
 
 def found_in(folder: Path, *wanted: bytes) -> list[tuple[str, bytes]]:

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import inspect
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import DAY, JUNE, refused, texts
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -40,9 +40,8 @@ from simonides import (
     Unavailable,
 )
 from simonides.recall.fit import estimated, quoted
+from simonides.record import exactly
 
-JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
-DAY = timedelta(days=1)
 LONE = "half of a pair: \ud800"
 HUGE = 10**9
 Call = Callable[[Memory], Any]
@@ -50,17 +49,7 @@ Call = Callable[[Memory], Any]
 slow = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine where nobody has used this yet."""
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
-    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -74,18 +63,6 @@ def meaning(home: Path) -> Iterator[Memory]:
     """A memory that also has vectors."""
     with Memory(home / "meaning.db", embedder="hashing:") as memory:
         yield memory
-
-
-def texts(found: Any) -> list[str]:
-    return [each.text for each in found]
-
-
-def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesError:
-    """Call, and return the error of our own tree; any other error, or none, fails the test."""
-    with pytest.raises(SimonidesError) as caught:
-        call(*args, **named)
-    assert str(caught.value).strip()
-    return caught.value
 
 
 # -- as the issue says it ---------------------------------------------------------------------------------------------
@@ -616,15 +593,6 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=10,
 )
-
-
-def exactly(left: Any, right: Any) -> bool:
-    """Equal, and of the same types: true is not 1, and 1 is not 1.0."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(exactly(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(exactly, left, right))
-    return type(left) is type(right) and bool(left == right)
 
 
 @slow
