@@ -75,7 +75,9 @@ class Query:
     pinned: bool | None = None
     importance_min: int | None = None
     sources: frozenset[str] | None = None
-    metadata: tuple[tuple[str, str | int | float | bool | None], ...] = ()  # top-level values, each the very same
+    metadata: tuple[
+        tuple[str, str | int | float | bool | None], ...
+    ] = ()  # top-level, each the `same`: 1 is 1.0, not true
     since: datetime | None = None  # said (Record.at) at or after
     until: datetime | None = None  # said before
     valid_at: datetime | None = None
@@ -133,7 +135,12 @@ def within(folder: str | None, parent: str) -> bool:
 
 
 def same(left: Any, right: Any) -> bool:
-    """JSON equality: true is not 1."""
+    """Return whether two values of JSON are one to a question: the number 1 is 1.0, but true is not 1.
+
+    A question is asked in another program than the write, maybe in a language that has one kind of number, so it must
+    not have to guess how the number was written. Whether two *writes* are one is another question, and `exactly` in
+    `record.py` is its answer: there 1.0 in place of 1 is other content, because what was kept comes back as it was.
+    """
     return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
 
 

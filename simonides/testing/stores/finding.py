@@ -146,6 +146,13 @@ class Finding:
         await put(store, *(said(repr(other), metadata={"key": other, "more": 1}) for other in others), said("bare"))
         assert await found_texts(store, Query(scope=ANA, metadata=(("key", value),))) == [repr(value)]
 
+    async def test_a_number_is_found_however_it_is_written(self, store: Store) -> None:
+        written: list[Any] = [1, 1.0, 2**53, float(2**53), True]
+        await put(store, *(said(repr(value), metadata={"key": value}) for value in written))
+        for value, found in ((1, ["1", "1.0"]), (1.0, ["1", "1.0"]), (True, ["True"])):
+            assert await found_texts(store, Query(scope=ANA, metadata=(("key", value),))) == found
+        assert await store.count(Query(scope=ANA, metadata=(("key", 2**53),))) == 2
+
     async def test_metadata_keys_are_just_text(self, store: Store) -> None:
         keys = ("a.b", "a", "$", 'qu"ote', "it's", "", "naïve", "a[0]", "back\\slash", "%", "nul\x00", "仕事", "$.a")
         await put(store, *(said(key, metadata={key: "here", "nested": {key: "there"}}) for key in keys))

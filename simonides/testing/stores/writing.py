@@ -124,6 +124,13 @@ class Writing:
                 await put(store, dataclasses.replace(record, **other))
         assert (await only(store, Query(scope=ANA))).says_the_same(record)
 
+    @pytest.mark.parametrize("value", [1.0, True, "1", [1], None])
+    async def test_a_value_of_another_type_is_other_content(self, store: Store, value: Any) -> None:
+        record = said("first", metadata={"deep": [{"key": 1}]})
+        await put(store, record)
+        with pytest.raises(Conflict):
+            await put(store, dataclasses.replace(record, metadata={"deep": [{"key": value}]}))
+
     async def test_a_stale_revision_conflicts(self, store: Store) -> None:
         record = said("first")
         await put(store, record)
