@@ -28,7 +28,9 @@ Moment = datetime | date | str
 
 
 class Whose(TypedDict, total=False):
-    """Whose memory a call is about; what is not named is left open."""
+    """Whose memory a call is about. What is not named is left open: what is remembered so is everybody's, what is asked
+    so is about everybody. `Query` has the rule, with an example.
+    """
 
     user: str | None
     agent: str | None
@@ -54,7 +56,7 @@ class Which(Whose, total=False):
     metadata: Mapping[str, Any] | None
     sources: str | Iterable[str] | None
     conversation: str | None  # the id of the record that it is part of
-    shared: bool  # also what others of the scope share (default); False: only what bears the very names
+    shared: bool  # with user="ana": hers and what names no user (default); False: hers alone
 
 
 class Given(Whose, total=False):

@@ -59,11 +59,23 @@ class Query:
     already); with a time given, only what was valid then. With `known_at` None the latest version counts; with a time
     given, the version that was believed then. `any_time` asks for every version, whatever the clocks say.
 
+    Of the scope: a record that names no user is nobody's own, so everybody has it; a question that names no user is
+    asked for nobody in particular, so it is about everybody. Each level (user, agent, session) is read so by itself.
+    With `shared` False a level that is named finds only what bears that name.
+
+        >>> ana, bo, nobody = Scope(user="ana"), Scope(user="bo"), Scope()
+        >>> [ana.sees(owner) for owner in (ana, bo, nobody)]  # she asks: what is hers, and what is everybody's
+        [True, False, True]
+        >>> [ana.sees(owner, shared=False) for owner in (ana, bo, nobody)]  # hers alone
+        [True, False, False]
+        >>> [nobody.sees(owner) for owner in (ana, bo, nobody)]  # nobody is named: about everybody
+        [True, True, True]
+
     `newest`, `after` and `limit` page through the answer; they are no part of the meaning.
     """
 
     scope: Scope
-    shared: bool = True  # also what levels of the scope left open
+    shared: bool = True  # also what leaves open a level that the scope names
     ids: frozenset[str] | None = None
     kinds: frozenset[str] | None = None
     keys: frozenset[str] | None = None

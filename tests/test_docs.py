@@ -8,6 +8,7 @@ line, and a line of nothing but `…` for any lines. A ```python no-run block is
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 
 import simonides
+import simonides.query
 from simonides import Memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +235,12 @@ def test_the_readme_is_short() -> None:
 def test_the_news_say_how_they_are_kept() -> None:
     assert (ROOT / "changelog.d" / "README.md").exists()
     assert list((ROOT / "changelog.d").glob("*.md")) != [ROOT / "changelog.d" / "README.md"]
+
+
+@pytest.mark.parametrize("module", [simonides.query], ids=lambda module: module.__name__)
+def test_the_examples_of_a_docstring_run_and_print_what_they_say(module: Any) -> None:
+    ran = doctest.testmod(module)
+    assert ran.attempted and not ran.failed
 
 
 def test_the_first_lines_of_the_package_run(place: Path) -> None:
