@@ -109,7 +109,7 @@ def contracts() -> str:
 
 
 ANSWERS = (
-    *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor),
+    *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor, query.Place),
     *(recall.Context, recall.Citation, forgetting.Preview, store.Certificate),
 )
 CONTRACTS = (
@@ -164,7 +164,7 @@ def shape(cls: type) -> str:
     where = "" if cls.__name__ in simonides.__all__ else f" (`{_home(cls)}`)"
     parts = [f"### {cls.__name__}{where}", says(cls), fields(cls)]
     members = [(name, value) for name, value in vars(cls).items() if not name.startswith("_") and _documented(value)]
-    parts += [_member(name, value) for name, value in members]
+    parts += [_member(cls, name, value) for name, value in members]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -175,12 +175,15 @@ def _home(cls: type) -> str:
 
 
 def _documented(value: Any) -> bool:
-    return bool(getattr(value, "__doc__", None)) and (isinstance(value, property) or inspect.isfunction(value))
+    shown = isinstance(value, property | classmethod) or inspect.isfunction(value)
+    return bool(getattr(value, "__doc__", None)) and shown
 
 
-def _member(name: str, value: Any) -> str:
+def _member(cls: type, name: str, value: Any) -> str:
     if isinstance(value, property):
         return f"`.{name}`: {' '.join(says(value).split())}"
+    if isinstance(value, classmethod):
+        return f"```pyi\n{signature(getattr(cls, name), f'{cls.__name__}.{name}')}\n```\n\n{says(value)}"
     return f"```pyi\n{signature(value, name)}\n```\n\n{says(value)}"
 
 

@@ -13,7 +13,7 @@
 from .errors import Conflict, Damaged, Forbidden, Full, Invalid, NotFound, SimonidesError, Unavailable
 from .kinds import Chunk, Conversation, Document, Entity, Fact, Message, Note
 from .memory import AsyncMemory
-from .query import Hit
+from .query import Hit, Place
 from .record import Link, Record, Scope, Span
 from .sync import Memory
 
@@ -37,6 +37,7 @@ __all__ = [
     "Message",
     "NotFound",
     "Note",
+    "Place",
     "Record",
     "Scope",
     "SimonidesError",

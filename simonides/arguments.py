@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from .config import did_you_mean
 from .errors import Invalid
 from .kinds import KINDS
-from .query import Query
+from .query import Place, Query
 from .record import ACTIVE, ARCHIVED, Link, Record, Scope
 
 TEXT_MAX = 16 * 1024 * 1024  # bytes of UTF-8 in one text
@@ -28,7 +28,9 @@ Moment = datetime | date | str
 
 
 class Whose(TypedDict, total=False):
-    """Whose memory a call is about; what is not named is left open."""
+    """Whose memory a call is about. What is not named is left open: what is remembered so is everybody's, what is asked
+    so is about everybody. `Query` has the rule, with an example.
+    """
 
     user: str | None
     agent: str | None
@@ -54,7 +56,7 @@ class Which(Whose, total=False):
     metadata: Mapping[str, Any] | None
     sources: str | Iterable[str] | None
     conversation: str | None  # the id of the record that it is part of
-    shared: bool  # also what others of the scope share (default); False: only what bears the very names
+    shared: bool  # with user="ana": hers and what names no user (default); False: hers alone
 
 
 class Given(Whose, total=False):
@@ -119,6 +121,15 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         known_at=moment("known_at", given.get("known_at"), zone),
         **more,
     )
+
+
+def place_of(value: Any) -> Place | str | None:
+    """Return where a page ended; an id stays one, for whoever can look it up."""
+    if isinstance(value, Record):
+        return Place.of(value)
+    if value is None or isinstance(value, Place | str):
+        return named("after", value) if isinstance(value, str) else value
+    raise Invalid(f"after must be a record, its place or its id, not {type(value).__name__}")
 
 
 def text_of(value: Any, name: str = "text") -> str:

@@ -270,10 +270,10 @@ def _listed(records: Sequence[Record]) -> str:
 
 
 def _everything(memory: Memory, asked: Asked) -> Iterator[Record]:
-    after: str | None = None
+    after: Record | None = None
     while page := memory.find(limit=PAGE, newest=False, after=after, archived=True, ended=True, **asked.whose):
         yield from page
-        after = page[-1].id
+        after = page[-1]
 
 
 # -- text --------------------------------------------------------------------------------------------------------

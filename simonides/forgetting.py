@@ -28,6 +28,7 @@ log = logging.getLogger("simonides")
 
 SAMPLES = 256  # erased texts that the store looks for in its own bytes afterwards
 EVERYTHING = 10**9
+LINES = 5000  # of the log that are read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +166,22 @@ def _purge_exports(folder: str | None, refs: frozenset[Ref]) -> int:
     return sum(without(path, refs) for path in sorted((Path(folder) / FOLDER).rglob("*")) if path.is_file())
 
 
-async def certificates(store: Store, tenant: str) -> list[Certificate]:
-    """Return the certificates of what was erased within this tenant, the oldest first."""
-    found, place = list[Certificate](), 0
-    while changes := await store.changes(after=place, limit=5000):
+async def certificates(store: Store, scope: Scope) -> list[Certificate]:
+    """Return the certificates of the erases that took nothing but what bears the very names of the scope.
+
+    A certificate is about those whose memory went, not about who asked: a level that was left open then may have been
+    everybody's, and an erase that was finished by the next opening was asked for by nobody. So what counts is the line
+    that each erased record left in the log.
+    """
+    found, erased, place = list[Certificate](), dict[Ref, Scope](), 0
+    while changes := await store.changes(after=place, limit=LINES):
         place = changes[-1].seq
-        found += [
-            msgspec.convert(change.note, Certificate)
-            for change in changes
-            if change.kind == "certificate" and change.scope.tenant == tenant
-        ]
+        for change in changes:
+            if change.kind == "certificate":
+                certificate = msgspec.convert(change.note, Certificate)
+                whose = [erased.pop(Ref(*change.scope.realm, id), change.scope) for id in certificate.ids]
+                if change.scope.realm == scope.realm and all(scope.sees(each, shared=False) for each in whose):
+                    found.append(certificate)
+            elif not change.version:
+                erased[change.ref] = change.scope
     return found

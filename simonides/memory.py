@@ -23,6 +23,7 @@ from .arguments import (
     limit_of,
     links_of,
     named,
+    place_of,
     query_of,
     records_of,
     scope_of,
@@ -40,7 +41,7 @@ from .follow import Follower, Progress, lagging
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .index import Index
 from .passes import Passes
-from .query import Query
+from .query import Place, Query
 from .recall import Context, Hits, Means, answer, fitted, understand
 from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
@@ -239,15 +240,20 @@ class AsyncMemory:
 
     @operation
     async def find(
-        self, *, limit: int = 100, newest: bool = True, after: str | None = None, **which: Unpack[Which]
+        self,
+        *,
+        limit: int = 100,
+        newest: bool = True,
+        after: Record | Place | str | None = None,
+        **which: Unpack[Which],
     ) -> list[Record]:
-        """Return the records that match, newest first or by id. `after` is the id that the last page ended with."""
-        query = self._query("find", which)
-        await self._check_page(after, query.scope)
-        page = dataclasses.replace(
-            query, limit=limit_of(limit), newest=flag("newest", newest), after=named("after", after)
-        )
-        return await (await self._ready()).find(page)
+        """Return the records that match, newest first or by id.
+
+        `after` is what the last page ended with: the record or its `Place`, whatever became of it since; or the id of
+        a record that is still there.
+        """
+        query = dataclasses.replace(self._query("find", which), newest=flag("newest", newest), limit=limit_of(limit))
+        return await self._page(query, after)
 
     @operation
     async def count(self, **which: Unpack[Which]) -> int:
@@ -256,14 +262,11 @@ class AsyncMemory:
 
     @operation
     async def conversations(
-        self, *, limit: int = 100, after: str | None = None, **which: Unpack[Which]
+        self, *, limit: int = 100, after: Record | Place | str | None = None, **which: Unpack[Which]
     ) -> list[Record]:
-        """Return the conversations that match, newest first."""
-        query = dataclasses.replace(self._query("conversations", which), kinds=frozenset({"conversation"}))
-        await self._check_page(after, query.scope)
-        return await (await self._ready()).find(
-            dataclasses.replace(query, limit=limit_of(limit), newest=True, after=named("after", after))
-        )
+        """Return the conversations that match, newest first. `after` is what the last page ended with, as in `find`."""
+        query = dataclasses.replace(self._query("conversations", which), newest=True, limit=limit_of(limit))
+        return await self._page(dataclasses.replace(query, kinds=frozenset({"conversation"})), after)
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
@@ -274,10 +277,15 @@ class AsyncMemory:
         query = Query(scope=scope, part_of=frozenset({whole.id}), newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
 
-    async def _check_page(self, after: str | None, scope: Scope) -> None:
-        """An empty page would say that there is no more, where the place to go on from is gone."""
-        if after is not None:
-            await self._latest(after, scope)
+    async def _page(self, query: Query, after: Record | Place | str | None) -> list[Record]:
+        """Return the page; behind an id that is not there nobody knows what comes, and an empty page would be a lie."""
+        store, place = await self._ready(), place_of(after)
+        if isinstance(place, str):
+            there = dataclasses.replace(latest(query.scope, {place}), known_at=query.known_at)
+            if not (found := await store.find(there)):
+                raise NotFound(f"no record {place!r} in this scope to go on after")
+            place = Place.of(found[0])
+        return await store.find(dataclasses.replace(query, after=place))
 
     @operation
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
@@ -398,9 +406,13 @@ class AsyncMemory:
         return certificate
 
     @operation
-    async def certificates(self) -> list[Certificate]:
-        """Return the certificates of what was erased here, the oldest first."""
-        return await certificates(await self._ready(), self._home.tenant)
+    async def certificates(self, **whose: Unpack[Whose]) -> list[Certificate]:
+        """Return the certificates of what was erased, the oldest first.
+
+        Where levels are named, only of erases that took nothing but what bore those very names, whoever asked for them.
+        """
+        check_names("certificates", whose, WHOSE)
+        return await certificates(await self._ready(), self._scope(whose))
 
     # -- upkeep --------------------------------------------------------------------------------------------------
 

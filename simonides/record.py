@@ -184,7 +184,10 @@ class Record:
 
 
 def exactly(left: Any, right: Any) -> bool:
-    """JSON equality to the type: true is not 1, and 1 is not 1.0."""
+    """Return whether two values of JSON were written the same, to the type: true is not 1, and 1 is not 1.0.
+
+    So a repeated write is told from another one. A filter is more generous, see `same` in `query.py`.
+    """
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(exactly(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):

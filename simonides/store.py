@@ -1,6 +1,6 @@
 """Where records live. The truth is here; every index can be rebuilt from it.
 
-To add a store, add one file to `stores/` and run the suite in `testing/stores.py` against it.
+To add a store, add one file to `stores/` and run the suite in `testing/stores/` against it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Store(Protocol):
     async def find(self, query: Query) -> list[Record]:
         """Return the records that match, in the order asked for, at most `query.limit`.
 
-        With `after`, go on behind the place of that id; behind one that is gone there is nothing.
+        With `after`, only those that `Query.comes_after` says stand behind it, whether or not a record is there still.
         """
         ...
 

@@ -1,18 +1,38 @@
-"""The stores that every test of a store runs on; a URL's scheme is the name of its file in `simonides/stores/`."""
+"""The machine that tests run on, and the stores that every test of a store runs on.
+
+A store's URL begins with the name of its file in `simonides/stores/`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+import simonides
 from simonides.store import Store
 from simonides.testing.stores import MakeStore
 
+ROOT = Path(simonides.__file__).parents[1]
 STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine where nobody has used this yet; what its processes run is what is tested, installed or not."""
+    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
+    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def open_store(url: str) -> Store:

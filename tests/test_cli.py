@@ -29,21 +29,12 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine where nobody has used this yet."""
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_STORE", str(tmp_path / "me.db"))
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIMONIDES_STORE", str(home / "me.db"))
     monkeypatch.setenv("SIMONIDES_EMBEDDER", EMBEDDER)
-    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(shown.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    )  # what is tested, installed or not
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    return tmp_path
+    return home
 
 
 @pytest.fixture
@@ -281,6 +272,8 @@ def test_what_is_forgotten_is_certified_and_gone(run: Run, memory: Memory) -> No
     assert [r["text"] for r in answer(run("list", "--json"))] == ["stays"]
     assert [each["id"] for each in answer(run("certificates", "--json"))] == [certificate["id"]]
     assert "records" in run("certificates").stdout.lower()
+    assert answer(run("certificates", "--user", "me", "--json"))[0]["id"] == certificate["id"]
+    assert run("certificates", "--user", "ana").exit_code == 1
 
 
 def test_a_dry_run_shows_what_would_go_and_erases_nothing(run: Run, memory: Memory) -> None:

@@ -8,6 +8,7 @@ line, and a line of nothing but `…` for any lines. A ```python no-run block is
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 
 import simonides
+import simonides.query
 from simonides import Memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,22 +73,17 @@ SHOWING = [page for page in PAGES if any(block.info in ("python", "console") for
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where nothing was ever remembered, and `simonides` on the path."""
-    here, programs = tmp_path / "here", tmp_path / "bin"
+    here, programs = home / "here", home / "bin"
     here.mkdir()
     programs.mkdir()
     program = programs / "simonides"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m simonides "$@"\n')
     program.chmod(0o755)
-    for variable in [variable for variable in os.environ if variable.startswith(("SIMONIDES_", "COLUMNS"))]:
-        monkeypatch.delenv(variable)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("SIMONIDES_EMBEDDER", "hashing:")
-    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
     monkeypatch.chdir(here)
     yield here
 
@@ -238,6 +235,12 @@ def test_the_readme_is_short() -> None:
 def test_the_news_say_how_they_are_kept() -> None:
     assert (ROOT / "changelog.d" / "README.md").exists()
     assert list((ROOT / "changelog.d").glob("*.md")) != [ROOT / "changelog.d" / "README.md"]
+
+
+@pytest.mark.parametrize("module", [simonides.query], ids=lambda module: module.__name__)
+def test_the_examples_of_a_docstring_run_and_print_what_they_say(module: Any) -> None:
+    ran = doctest.testmod(module)
+    assert ran.attempted and not ran.failed
 
 
 def test_the_first_lines_of_the_package_run(place: Path) -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import refused
 
-import simonides
 from simonides import (
     AsyncMemory,
     Conflict,
@@ -44,16 +44,7 @@ unix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 root = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root may mount or become nobody")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
-    monkeypatch.setenv("PYTHONPATH", str(Path(simonides.__file__).parents[1]))  # what is tested, installed or not
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def child(code: str, *args: object) -> subprocess.Popen[str]:
@@ -503,13 +494,6 @@ def test_a_file_that_may_not_grow_is_an_error_of_ours_and_costs_nothing_that_was
 
 
 # -- what is no store of ours -----------------------------------------------------------------------------------------
-
-
-def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesError:
-    with pytest.raises(SimonidesError) as caught:
-        call(*args, **named)
-    assert str(caught.value).strip()
-    return caught.value
 
 
 @pytest.mark.parametrize(

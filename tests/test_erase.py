@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import gzip
-import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from common import DAY, JUNE, refused, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import simonides
-from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record, SimonidesError
+from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record
 from simonides.exports import read as exported
+from simonides.store import Batch
 from simonides.stores import sqlite_bytes
+from simonides.stores.sqlite import open as open_store
 
-JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
-DAY = timedelta(days=1)
 SECRET = "the zirconium key lies beneath the tamarind"
 WORDS = (b"zirconium", b"tamarind")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
-    monkeypatch.setenv("PYTHONPATH", str(Path(simonides.__file__).parents[1]))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(params=["small", "large"])
@@ -49,16 +38,6 @@ def memory(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     with Memory("me.db", embedder="hashing:") as memory:
         memory.remember([f"neighbour {n} tells of bridges and rivers" for n in range(40)], user="neighbour")
         yield memory
-
-
-def texts(found: Any) -> list[str]:
-    return [each.text for each in found]
-
-
-def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesError:
-    with pytest.raises(SimonidesError) as caught:
-        call(*args, **named)
-    return caught.value
 
 
 def found_in(folder: Path, *wanted: bytes) -> list[tuple[str, bytes]]:
@@ -285,6 +264,44 @@ def test_certificates_outlive_the_process_in_their_order(home: Path) -> None:
             made.append(memory.forget(user=f"u{n}"))
     with Memory("me.db") as memory:
         assert memory.certificates() == made
+
+
+def test_nobody_is_shown_the_certificate_of_anothers_erase(home: Path) -> None:
+    with Memory("me.db") as memory:
+        hers, his, both = (memory.remember("text", user=user) for user in ("ana", "bo", None))
+        memory.remember("of the team", user="ana", space="team")
+        own = memory.forget(user="bo")
+        administrators = memory.forget(hers.id)  # by somebody who named no user
+        shared = memory.forget(both.id)
+        teams = memory.forget(user="ana", space="team")
+        assert his.id in own.ids
+        assert memory.certificates(user="bo") == [own]
+        assert memory.certificates(user="ana") == [administrators]
+        assert memory.certificates(user="carla") == []
+        assert memory.certificates() == [own, administrators, shared]
+        assert memory.certificates(user="ana", space="team") == memory.certificates(space="team") == [teams]
+        assert memory.certificates(tenant="other") == []
+
+
+def test_a_certificate_of_several_users_is_shown_to_none_of_them(home: Path) -> None:
+    with Memory("me.db") as memory:
+        memory.remember("hers", user="ana", labels=["x"], session="s")
+        memory.remember("his", user="bo", labels=["x"], session="s")
+        certificate = memory.forget(labels="x")
+        assert memory.certificates(user="ana") == memory.certificates(user="bo") == []
+        assert memory.certificates(session="s") == memory.certificates() == [certificate]
+
+
+async def test_an_erase_that_the_next_opening_finished_is_still_its_users(home: Path) -> None:
+    async with AsyncMemory("me.db") as memory:
+        await memory.remember("his", user="bo")
+        kept = await memory.remember("hers", user="ana")
+    store = open_store("sqlite:///me.db")
+    await store.commit(Batch(erase=(kept.ref,)))  # and the power went
+    await store.close()
+    async with AsyncMemory("me.db", require="user") as memory:
+        [certificate] = await memory.certificates(user="ana")
+        assert certificate.ids == (kept.id,) and await memory.certificates(user="bo") == []
 
 
 # -- not one byte -----------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gc
 import inspect
 import math
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import DAY, JUNE, refused, texts
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -30,16 +32,16 @@ from simonides import (
     Message,
     Note,
     NotFound,
+    Place,
     Record,
     Scope,
     SimonidesError,
     Span,
     Unavailable,
 )
-from simonides.recall.fit import estimated
+from simonides.recall.fit import estimated, quoted
+from simonides.record import exactly
 
-JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
-DAY = timedelta(days=1)
 LONE = "half of a pair: \ud800"
 HUGE = 10**9
 Call = Callable[[Memory], Any]
@@ -47,17 +49,7 @@ Call = Callable[[Memory], Any]
 slow = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine where nobody has used this yet."""
-    for name in [name for name in os.environ if name.startswith("SIMONIDES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIMONIDES_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMONIDES_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SIMONIDES_EMBEDDER", "none")
-    monkeypatch.setenv("SIMONIDES_ZONE", "Europe/Lisbon")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -71,18 +63,6 @@ def meaning(home: Path) -> Iterator[Memory]:
     """A memory that also has vectors."""
     with Memory(home / "meaning.db", embedder="hashing:") as memory:
         yield memory
-
-
-def texts(found: Any) -> list[str]:
-    return [each.text for each in found]
-
-
-def refused(call: Callable[..., Any], *args: Any, **named: Any) -> SimonidesError:
-    """Call, and return the error of our own tree; any other error, or none, fails the test."""
-    with pytest.raises(SimonidesError) as caught:
-        call(*args, **named)
-    assert str(caught.value).strip()
-    return caught.value
 
 
 # -- as the issue says it ---------------------------------------------------------------------------------------------
@@ -196,7 +176,7 @@ def test_both_faces_have_the_same_methods_and_signatures() -> None:
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
-WHOLE = {"keep", "restore", "certificates", "stats", "doctor", "rebuild", "settle", "close"}  # about all that is here
+WHOLE = {"keep", "restore", "stats", "doctor", "rebuild", "settle", "close"}  # about all that is here
 ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besides whose memory it is about
     "remember": ("a text",),
     "recall": ("a text",),
@@ -204,6 +184,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besi
     "find": (),
     "count": (),
     "conversations": (),
+    "certificates": (),
     "export": (),
     "get": ("some-id",),
     "history": ("some-id",),
@@ -426,6 +407,12 @@ BAD: dict[str, Call] = {
     "a wildcard as conversation": lambda m: m.find(conversation="*"),
     "after with half a character": lambda m: m.find(after=LONE),
     "after a record that is not there": lambda m: m.find(after="nowhere"),
+    "after a number": lambda m: m.find(after=3),  # type: ignore[arg-type]
+    "after a record that was never kept": lambda m: m.find(after=Record(scope=Scope(), body=Note(text="x"))),
+    "after a naive place": lambda m: m.find(after=Place(datetime(2026, 1, 1), "x", 1)),
+    "after a place without a time": lambda m: m.find(after=Place(None, "x", 1)),  # type: ignore[arg-type]
+    "after half a character of a place": lambda m: m.find(after=Place(JUNE, LONE, 1)),
+    "after a place beyond every version": lambda m: m.find(after=Place(JUNE, "x", 2**63)),
     "get a number": lambda m: m.get(5),  # type: ignore[arg-type]
     "get None": lambda m: m.get(None),  # type: ignore[arg-type]
     "get an unknown id": lambda m: m.get("unknown"),
@@ -606,15 +593,6 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=10,
 )
-
-
-def exactly(left: Any, right: Any) -> bool:
-    """Equal, and of the same types: true is not 1, and 1 is not 1.0."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(exactly(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(exactly, left, right))
-    return type(left) is type(right) and bool(left == right)
 
 
 @slow
@@ -999,7 +977,7 @@ def test_paging_gives_every_record_once(memory: Memory) -> None:
     memory.remember([f"later {n}" for n in range(4)], at=JUNE + DAY)
     for newest in (True, False):
         paged: list[Record] = []
-        while page := memory.find(limit=5, newest=newest, after=paged[-1].id if paged else None):
+        while page := memory.find(limit=5, newest=newest, after=paged[-1] if paged else None):
             paged += page
         assert paged == memory.find(newest=newest) and len(paged) == 27
 
@@ -1015,15 +993,48 @@ def test_paging_through_what_was_believed_gives_every_record_once(memory: Memory
     assert texts(paged) == [f"note {n}" for n in (5, 4, 3, 2, 1, 0)]
 
 
-def test_a_page_can_be_turned_although_its_last_record_was_forgotten_meanwhile(memory: Memory) -> None:
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_page_can_be_turned_although_its_last_record_was_forgotten_meanwhile(memory: Memory, newest: bool) -> None:
     memory.remember([f"note {n}" for n in range(6)], at=JUNE)
-    page = memory.find(limit=3)
+    whole = memory.find(newest=newest)
+    page = memory.find(limit=3, newest=newest)
+    place = Place.read(str(Place.of(page[-1])))
     memory.forget(page[-1].id)
-    try:
-        rest = memory.find(limit=3, after=page[-1].id)
-    except SimonidesError:
-        return  # said plainly; an empty page would mean that there is no more
-    assert len(rest) == 3
+    for after in (page[-1], place):
+        assert memory.find(newest=newest, after=after) == whole[3:]
+    error = refused(memory.find, newest=newest, after=page[-1].id)  # an empty page would mean that there is no more
+    assert isinstance(error, NotFound)
+
+
+def test_conversations_come_in_pages_too(memory: Memory) -> None:
+    for n in range(5):
+        memory.remember("hello", session=str(n), at=JUNE + n * DAY)
+    whole, paged = memory.conversations(), list[Record]()
+    while page := memory.conversations(limit=2, after=paged[-1] if paged else None):
+        paged += page
+    assert paged == whole and len(paged) == 5
+
+
+def test_a_page_behind_another_users_record_shows_nothing_of_theirs(memory: Memory) -> None:
+    hers, mine = memory.remember("hers", user="ana", at=JUNE), memory.remember("mine", user="bo", at=JUNE - DAY)
+    assert memory.find(user="bo", after=hers) == [mine]
+    assert isinstance(refused(memory.find, user="bo", after=hers.id), NotFound)
+
+
+@given(
+    st.datetimes(timezones=st.just(UTC)),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(1, 2**63 - 1),
+)
+def test_a_place_is_read_back_from_what_it_prints(at: datetime, id: str, version: int) -> None:
+    place = Place(at, id, version)
+    assert Place.read(str(place)) == place
+    assert re.fullmatch(r"[\w=-]+", str(place), re.ASCII)
+
+
+@given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_what_is_no_place_is_refused(text: str) -> None:
+    assert isinstance(refused(Place.read, text), Invalid)
 
 
 # -- two clocks -------------------------------------------------------------------------------------------------------
@@ -1328,14 +1339,14 @@ def test_a_context_never_exceeds_its_budget_and_its_citations_say_what_it_says(
     for citation in context.citations:
         start = rest.index(f"[{citation.number}] (")
         said, rest = rest[start:].partition(") ")[2], rest[start:]
-        text = citation.hit.text
+        text = quoted(citation.hit.text)
         if citation.cut:
             shown = said.partition(" …")[0]
             assert text.startswith(shown) and shown != text
         else:
             assert said.startswith(text)
         if citation.hit.title:
-            assert f"## {citation.hit.title}" in context.text
+            assert f"## {' '.join(citation.hit.title.split())}" in context.text
 
 
 def test_a_context_takes_what_a_larger_budget_allows(archive: Memory) -> None:

@@ -11,6 +11,7 @@ from simonides import AsyncMemory
 from simonides.kinds import Message, Note
 from simonides.query import Hit
 from simonides.recall import fitted
+from simonides.recall.fit import quoted
 from simonides.recall.gather import Candidate, Pool, holds_literal
 from simonides.recall.question import literals, understand, without_names
 from simonides.recall.rank import Hits, boosted, rank
@@ -172,7 +173,7 @@ def test_a_context_never_exceeds_its_budget_and_cites_what_it_holds(texts: list[
     for citation in context.citations:
         assert f"[{citation.number}]" in context.text
         if not citation.cut:
-            assert citation.hit.text in context.text
+            assert quoted(citation.hit.text) in context.text
 
 
 async def test_a_long_text_is_cut_to_what_fits_and_says_so() -> None:

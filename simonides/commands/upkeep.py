@@ -85,7 +85,7 @@ def rebuild(asked: Asked) -> None:
 def certificates(asked: Asked) -> int:
     """List what was erased: when, how much, and how. Nothing of what it said is left to show."""
     with asked.memory() as memory:
-        found = memory.certificates()
+        found = memory.certificates(**asked.whose)
     if asked.json:
         terminal.say_json([shown.certificate_as_json(each) for each in found])
     elif found:

@@ -17,7 +17,7 @@ from ..importer import Problem
 from ..record import Record, Scope
 from .elements import keys
 from .reading import Reading, read_elements
-from .thread import ROLES, Thread, after
+from .thread import ROLES, Thread, after, text_in
 
 name = "ChatGPT export"
 FORMAT = "chatgpt"
@@ -74,17 +74,14 @@ def _conversation(value: Any, scope: Scope, reading: Reading) -> Iterator[Record
     tree = reading.narrowed(value, Tree, "a conversation")
     if tree is None:
         return
-    session = reading.named(tree.conversation_id or tree.id, "a conversation's id")
-    if session is None:
+    thread = Thread.begun(FORMAT, scope, tree.conversation_id or tree.id, tree.create_time, reading)
+    if thread is None:
         return
-    since = reading.moment(tree.create_time, "a conversation")
-    thread = Thread.of(FORMAT, scope, session, since)
     nodes = _nodes(tree.mapping, reading)
-    times = _Times(nodes, since, reading)
+    times = _Times(nodes, thread.since, reading)
     live = _branch(nodes, _leaf(tree, nodes, times))
-    yield thread.conversation(
-        reading.sound(tree.title, "title"), {"model": tree.default_model_slug} if tree.default_model_slug else None
-    )
+    model = {"model": tree.default_model_slug} if tree.default_model_slug else {}
+    yield thread.conversation(reading.sound(tree.title, "title"), model)
     for place, key in enumerate([*live, *(key for key in nodes if key not in live)]):
         if record := _message(thread, key, nodes[key].message, times.at(key), place, abandoned=key not in live):
             yield record
@@ -177,11 +174,7 @@ def _text(content: Content) -> tuple[str, list[str]]:
 
 
 def _part(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return ""
-    if isinstance(part.get("text"), str):
-        return str(part["text"])
+    if (text := text_in(part)) is not None:
+        return text
     kind = part.get("content_type")
     return f"[{PLACEHOLDERS.get(kind, 'attachment')}]" if isinstance(kind, str) else ""

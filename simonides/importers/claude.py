@@ -68,10 +68,9 @@ def read(path: Path, scope: Scope) -> Iterator[Record | Problem]:
 
 def _conversation(value: Any, scope: Scope, reading: Reading) -> Iterator[Record]:
     talk = reading.narrowed(value, Talk, "a conversation")
-    session = reading.named(talk.uuid, "a conversation's uuid") if talk else None
-    if talk is None or session is None:
+    thread = Thread.begun(FORMAT, scope, talk.uuid, talk.created_at, reading) if talk else None
+    if talk is None or thread is None:
         return
-    thread = Thread.of(FORMAT, scope, session, reading.moment(talk.created_at, "a conversation"))
     summary = {"summary": talk.summary} if talk.summary else {}
     yield thread.conversation(reading.sound(talk.name, "name"), summary)
     at, said = thread.since, False

@@ -23,7 +23,7 @@ from ..record import Record, Scope
 from .archive import LINES, head, suffix
 from .elements import Element, elements, keys, lines, opening
 from .reading import Reading, read_elements
-from .thread import ROLES, Thread, after, open_user
+from .thread import ROLES, Thread, after, open_user, text_in
 
 name = "JSON lines"
 generality = 1  # asked after those formats that are JSON lines or lists of something in particular
@@ -182,12 +182,8 @@ def _text(item: Mapping[str, Any], reading: Reading) -> str | None:
 
 
 def _part(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return ""
-    if isinstance(part.get("text"), str):
-        return str(part["text"])
+    if (text := text_in(part)) is not None:
+        return text
     return "[image]" if "image" in str(part.get("type")) else "[attachment]"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..drafts import Draft
 from ..kinds import Conversation, Message
 from ..record import ACTIVE, ARCHIVED, TICK, Record, Scope, Span, stable_id
-from .reading import EPOCH
+from .reading import EPOCH, Reading
 
 ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "bot": "assistant",
@@ -35,6 +35,12 @@ class Thread:
         """Its id is the one that `remember(session=…)` gives to this session, so that the conversation can go on."""
         scope = dataclasses.replace(scope, session=session)
         return cls(format=format, scope=scope, id=Draft(scope=scope, zone=None).conversation(None).id, since=since)
+
+    @classmethod
+    def begun(cls, format: str, scope: Scope, session: Any, at: Any, reading: Reading) -> Thread | None:
+        """Return the conversation as a file names and dates it; None, and a problem, where it names none."""
+        name = reading.named(session, "a conversation's id")
+        return None if name is None else cls.of(format, scope, name, reading.moment(at, "a conversation"))
 
     @property
     def source(self) -> str:
@@ -85,6 +91,15 @@ def after(at: datetime | None) -> datetime | None:
         return at + TICK if at else None
     except OverflowError:
         return at
+
+
+def text_in(part: Any) -> str | None:
+    """Return the text of one part of a message; None where it is an object that holds something else."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return ""
+    return part["text"] if isinstance(part.get("text"), str) else None
 
 
 def open_user(scope: Scope, user: str | None) -> Scope:

@@ -1,7 +1,13 @@
-"""Packs hits into a budget of tokens: a text for a prompt, grouped for reading, every passage with its citation."""
+"""Packs hits into a budget of tokens: a text for a prompt, grouped for reading, every passage with its citation.
+
+What was remembered may come from anybody, and may look like our own marks. So only a citation begins a line with "[",
+and only a heading with "#": every further line of a passage is indented, and titles and names are one line each.
+Without the indent after each line break a passage is what was said, byte for byte.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +16,10 @@ from .rank import Hits
 
 Count = Callable[[str], int]
 EXCERPT = 40  # tokens; a shorter piece of a long text says too little to spend a citation on
+INDENT = "    "
+
+_BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # wherever some reader begins a line: str.splitlines
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ def _beginning(text: str, budget: int, measure: Count) -> str:
     low, high = 0, min(len(text), budget * 8)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if measure(text[:middle]) <= budget else (low, middle - 1)
+        low, high = (middle, high) if measure(quoted(text[:middle])) <= budget else (low, middle - 1)
     cut = text[:low]
     if " " in cut:
         cut = cut[: cut.rfind(" ")]
@@ -99,10 +109,20 @@ def _set(chosen: Sequence[tuple[Hit, str]]) -> tuple[str, tuple[Citation, ...]]:
 
 
 def _title(hit: Hit) -> str:
-    return f"## {hit.title}" if hit.title else "## Notes"
+    return f"## {_one_line(hit.title or '') or 'Notes'}"
 
 
 def _line(number: int, hit: Hit, text: str) -> str:
-    at, who = hit.record.at, hit.record.body.who
+    at, who = hit.record.at, _one_line(hit.record.body.who or "")
     said = ", ".join(part for part in (f"{at:%Y-%m-%d}" if at else None, who) if part)
-    return f"[{number}] ({said}) {text}" if said else f"[{number}] {text}"
+    return f"[{number}] ({said}) {quoted(text)}" if said else f"[{number}] {quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """Indent every line but the first, so that none of them can pass for a citation or a heading."""
+    return _BREAK.sub(lambda found: found[0] + INDENT, text)
+
+
+def _one_line(name: str) -> str:
+    """Return the name without control characters and line breaks."""
+    return " ".join(_CONTROL.sub(" ", name).split())

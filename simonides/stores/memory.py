@@ -9,7 +9,6 @@ store disagrees with this one, the other is wrong. What the contract leaves open
   belief (a version restored with the end of its `known` is not the latest) nor, as of now, its validity. It is taken
   for one exact scope and kind.
 - Beginning with version 1, versions have no gaps; a record that was erased begins anew.
-- A page, latest first, goes on after the oldest of the versions meant that bear the id it ended with.
 - The vectors of one realm and model have one dimension; another one is Invalid.
 """
 
@@ -29,7 +28,7 @@ import numpy as np
 
 from .. import words as language
 from ..errors import Conflict, Invalid
-from ..query import Query
+from ..query import Place, Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 K1, B = 1.2, 0.75  # BM25 as Robertson and Zaragoza recommend it ("The Probabilistic Relevance Framework", 2009)
 
-Place = tuple[datetime, str, int]  # where a version stands when the latest comes first: (at, id, version)
 Name = tuple[Scope, str, str | None]  # a natural name: whose, of which kind, the key
 
 
@@ -123,10 +121,8 @@ class MemoryStore:
     async def find(self, query: Query) -> list[Record]:
         found = self._matching(query)
         if query.newest:
-            found.sort(key=_place, reverse=True)
-        if query.after is not None:
-            found = self._page(query, query.after, found)
-        return [_own(record) for record in found[: query.limit]]
+            found.sort(key=Place.of, reverse=True)
+        return [_own(record) for record in filter(query.comes_after, found)][: query.limit]
 
     def _matching(self, query: Query) -> list[Record]:
         """Return what is meant, by id and version."""
@@ -143,13 +139,6 @@ class MemoryStore:
         if query.ids is not None:
             return (ref for id in query.ids if (ref := Ref(*realm, id)) in self._records)
         return (ref for ref in self._records if (ref.tenant, ref.space) == realm)
-
-    def _page(self, query: Query, after: str, found: list[Record]) -> list[Record]:
-        if not query.newest:
-            return [record for record in found if record.id > after]
-        ended = [record for record in found if record.id == after]
-        ended = ended or self._records.get(Ref(*query.scope.realm, after), [])[-1:]
-        return [record for record in found if ended and _place(record) < _place(ended[-1])]
 
     async def count(self, query: Query) -> int:
         return len(self._matching(query))
@@ -384,10 +373,6 @@ def _bm25(asked: set[str], texts: Sequence[Counter[str]]) -> list[float]:
 def _believed(record: Record) -> datetime:
     assert record.known.since is not None, "a store keeps no version without the time it was written"
     return record.known.since
-
-
-def _place(record: Record) -> Place:
-    return record.at or _believed(record), record.id, record.version
 
 
 def _own(record: Record) -> Record:

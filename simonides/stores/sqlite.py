@@ -212,7 +212,7 @@ class SqliteStore:
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
         where, order = _directed(db, query, realm, where, order)
         if query.after is not None:
-            page, more = _page(query, realm)
+            page, more = rows.page(query, query.after)
             where, values = f"{where} AND {page}", values + more
         sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} ORDER BY {order} LIMIT ?"
         return [rows.as_record(row, query.scope) for row in _all(db, sql, (*values, query.limit))]
@@ -724,15 +724,6 @@ def _directed(db: apsw.Connection, query: Query, realm: int, where: str, order: 
     if query.folder is not None and _one(db, sql, (realm, query.folder, f"{query.folder}0", FEW + 1)) <= FEW:
         return where, f"+{order}"
     return where, order
-
-
-def _page(query: Query, realm: int) -> tuple[str, list[Any]]:
-    """Return the condition for what comes after the last page's last id."""
-    if not query.newest:
-        return "r.id > ?", [query.after]
-    last = "SELECT at, id FROM records WHERE realm = ? AND id = ? AND known_since <= ? ORDER BY version DESC LIMIT 1"
-    believed = rows.stamp(query.known_at) if query.known_at else LATEST
-    return f"(r.at, r.id) < ({last})", [realm, query.after, believed]
 
 
 def _change(row: tuple[Any, ...]) -> Change:

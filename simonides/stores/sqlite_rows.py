@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..kinds import KINDS
-from ..query import Query, same
+from ..query import Place, Query, same
 from ..record import Body, Link, Record, Scope, Span, now
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -133,6 +133,15 @@ def where(query: Query, realm: int) -> tuple[str, list[Any]]:
     if not query.any_time:
         _in_time(add, query)
     return " AND ".join(parts), values
+
+
+def page(query: Query, after: Place) -> tuple[str, list[Any]]:
+    """Return the condition and its values for what `Query.comes_after` says yes to."""
+    if query.newest:
+        return "(r.at, r.id, r.version) < (?, ?, ?)", [stamp(after.at), after.id, after.version]
+    if query.any_time:
+        return "(r.id, r.version) > (?, ?)", [after.id, after.version]
+    return "r.id > ?", [after.id]
 
 
 def _among(add: Any, column: str, wanted: Iterable[str]) -> None:

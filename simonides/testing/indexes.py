@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ..errors import Invalid
 from ..index import Index
 from ..kinds import Message
-from ..query import Query
+from ..query import Place, Query
 from ..record import ACTIVE, ARCHIVED, NEVER, Link, Record, Span, new_id, now
 from ..store import Batch, Embedding, Store
 from .records import ACME, ANA, BO, OTHER, TEAM, archives, every, fact, queries, said
@@ -196,7 +196,7 @@ class Filtering:
         expected = [rare[2].id, rare[1].id, rare[0].id]
         for query in (
             Query(scope=ANA, labels=frozenset({"rare"})),
-            Query(scope=ANA, labels=frozenset({"rare"}), limit=1, newest=True, after=crowd[0].id),
+            Query(scope=ANA, labels=frozenset({"rare"}), limit=1, newest=True, after=Place(now(), crowd[0].id, 1)),
             Query(scope=ANA, ids=frozenset(expected)),
         ):
             assert await near_ids(index, query, direction(1), 10) == expected

@@ -1,0 +1,35 @@
+"""What every store owes. Subclass StoreSuite, give it the two fixtures below, and run pytest (asyncio_mode = "auto").
+
+`make_store` returns an async function that opens a new, empty store each time; whoever calls it closes the store.
+`store` is one such store, closed after the test. See `tests/conftest.py` for both.
+
+    class TestMyStore(StoreSuite):
+        pass
+
+The stories come first, one file for each part of the contract; what holds for every record and every query comes last,
+as rules that hypothesis tries to break.
+"""
+
+from .clocks import Clocks
+from .concurrency import Concurrency
+from .erasing import Erasing
+from .finding import Finding
+from .keys import Keys
+from .paging import Paging
+from .restoring import Restoring
+from .rules import Rules
+from .steps import MakeStore, rule, told
+from .texts import Texts
+from .upkeep import Upkeep
+from .vectors import Vectors
+from .walls import Walls
+from .words import Words
+from .writing import Writing
+
+__all__ = ["MakeStore", "StoreSuite", "rule", "told"]
+
+
+class StoreSuite(
+    Writing, Keys, Concurrency, Restoring, Erasing, Clocks, Finding, Paging, Words, Texts, Walls, Vectors, Upkeep, Rules
+):
+    """Everything that a store owes."""

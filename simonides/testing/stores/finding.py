@@ -1,0 +1,167 @@
+"""find and count: order, limit, and every field of a Query."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from ...query import Place, Query
+from ...record import ARCHIVED, Link, Scope, Span, new_id, now
+from ...store import Store
+from ..records import ANA, entity, fact, said, session
+from .steps import SPRING, SUMMER, by_words, found_texts, only, put
+
+
+class Finding:
+    async def test_records_come_by_id(self, store: Store) -> None:
+        kept = [said(id, id=id) for id in ("b", "B", "ä", "a", "𝔞", "～", "a-1", "10", "9")]
+        await put(store, *kept)
+        found = [record.id for record in await store.find(Query(scope=ANA))]
+        assert found == sorted(found) and len(found) == len(kept)
+
+    async def test_the_newest_come_first_by_the_time_they_were_said(self, store: Store) -> None:
+        await put(
+            store,
+            said("old", valid=Span(SPRING), id="c"),
+            said("b", valid=Span(SUMMER), id="b"),
+            said("a", valid=Span(SUMMER), id="a"),
+            said("now", id="0"),
+        )
+        assert await found_texts(store, Query(scope=ANA, newest=True)) == ["now", "b", "a", "old"]
+
+    async def test_a_limit_is_kept_and_a_count_ignores_it(self, store: Store) -> None:
+        await put(store, *(said(str(n)) for n in range(9)))
+        for limit in (0, 1, 8, 9, 10, 10**9):
+            query = Query(scope=ANA, limit=limit)
+            assert len(await store.find(query)) == min(limit, 9)
+            assert await store.count(query) == 9
+        assert await store.count(Query(scope=ANA, after=Place(now(), "z", 1), limit=1)) == 9
+
+    async def test_a_scope_narrows_level_by_level(self, store: Store) -> None:
+        everyone, ana, bo, agent = dict[str, str](), {"user": "ana"}, {"user": "bo"}, {"agent": "x"}
+        levels = (everyone, ana, bo, agent, {"user": "ana", "session": "s"})
+        await put(store, *(said(str(level), Scope(tenant="acme", **level)) for level in levels))
+
+        async def seen(shared: bool, **level: str) -> list[str]:
+            return await found_texts(store, Query(scope=Scope(tenant="acme", **level), shared=shared))
+
+        assert len(await seen(True)) == len(await seen(False)) == 5
+        assert await seen(True, user="ana") == [str(levels[n]) for n in (0, 1, 3, 4)]
+        assert await seen(False, user="ana") == [str(levels[n]) for n in (1, 4)]
+        assert await seen(True, user="ana", session="t") == [str(levels[n]) for n in (0, 1, 3)]
+        assert await seen(False, user="ana", session="s") == [str(levels[4])]
+        assert await seen(True, user="nobody") == [str(levels[n]) for n in (0, 3)]
+
+    async def test_ids_kinds_and_sources(self, store: Store) -> None:
+        message, other = said("message", source="import:chatgpt"), fact("fact")
+        await put(store, message, other)
+        assert await found_texts(store, Query(scope=ANA, ids=frozenset({message.id, "nothing"}))) == ["message"]
+        assert await found_texts(store, Query(scope=ANA, kinds=frozenset({"fact", "nothing"}))) == ["fact"]
+        assert await found_texts(store, Query(scope=ANA, sources=frozenset({"import:chatgpt"}))) == ["message"]
+
+    async def test_nothing_asked_for_is_nothing_found(self, store: Store) -> None:
+        await put(store, entity("Lisbon", part_of="x", links=(Link("about", "x"),)))
+        nothing: frozenset[str] = frozenset()
+        fields = ("ids", "kinds", "keys", "part_of", "statuses", "sources")
+        asked: list[dict[str, Any]] = [{"linked": ("about", nothing)}, *({name: nothing} for name in fields)]
+        for query in (Query(scope=ANA, **narrowed) for narrowed in asked):
+            assert await store.find(query) == []
+            assert await store.count(query) == 0
+            assert await store.words(query, "lisbon") == []
+        assert await store.count(Query(scope=ANA, labels=nothing)) == 1
+
+    async def test_thousands_of_ids_may_be_asked_for(self, store: Store) -> None:
+        record = said("here")
+        await put(store, record)
+        many = frozenset({record.id, *(new_id() for _ in range(40_000))})
+        assert await found_texts(store, Query(scope=ANA, ids=many)) == ["here"]
+        assert await store.count(Query(scope=ANA, linked=("about", many), part_of=many, keys=many)) == 0
+
+    async def test_keys_are_asked_for_by_name(self, store: Store) -> None:
+        await put(store, entity("Lisbon"), session("monday"), said("monday"))
+        assert await found_texts(store, Query(scope=ANA, keys=frozenset({"thing:lisbon"}))) == ["Lisbon"]
+        assert await found_texts(store, Query(scope=ANA, keys=frozenset({"monday"}))) == ["monday"]
+
+    async def test_parts_are_found_by_what_they_are_part_of(self, store: Store) -> None:
+        whole = session("monday")
+        await put(store, whole, said("part", part_of=whole.id), said("other", part_of="else"))
+        assert await found_texts(store, Query(scope=ANA, part_of=frozenset({whole.id}))) == ["part"]
+
+    async def test_links_lead_back(self, store: Store) -> None:
+        source = said("I moved")
+        await put(store, source, fact("moved", links=(Link("derived_from", source.id), Link("about", "ana"))))
+        query = Query(scope=ANA, linked=("derived_from", frozenset({source.id, "x"})))
+        assert await found_texts(store, query) == ["moved"]
+        assert await store.find(Query(scope=ANA, linked=("about", frozenset({source.id})))) == []
+
+    async def test_a_link_that_a_revision_left_out_leads_back_no_longer(self, store: Store) -> None:
+        record = fact("about", links=(Link("about", "x"),))
+        await put(store, record)
+        await put(store, record.revise(links=()))
+        query = Query(scope=ANA, linked=("about", frozenset({"x"})))
+        assert await store.find(query) == []
+        assert len(await store.find(dataclasses.replace(query, any_time=True))) == 1
+
+    async def test_links_keep_their_order(self, store: Store) -> None:
+        links = tuple(Link(role, target) for role in ("z", "a", "m") for target in ("3", "1", "2"))
+        await put(store, said("a", links=links))
+        assert (await only(store, Query(scope=ANA))).links == links
+
+    async def test_every_label_asked_for_must_be_there(self, store: Store) -> None:
+        await put(store, said("both", labels=("a", "b")), said("one", labels=("a",)), said("none"))
+        assert await found_texts(store, Query(scope=ANA, labels=frozenset({"a", "b"}))) == ["both"]
+        assert await found_texts(store, Query(scope=ANA, labels=frozenset({"a"}))) == ["both", "one"]
+        assert await found_texts(store, Query(scope=ANA, labels=frozenset({"A"}))) == []
+
+    async def test_a_folder_holds_those_below_it(self, store: Store) -> None:
+        folders = ("work", "work/bridge", "work/bridge/2026", "workshop", "work0", "work-1", "Work", "w_rk", None)
+        await put(store, *(said(str(folder), folder=folder) for folder in folders))
+        assert await found_texts(store, Query(scope=ANA, folder="work")) == ["work", "work/bridge", "work/bridge/2026"]
+        assert await found_texts(store, Query(scope=ANA, folder="work/bridge")) == ["work/bridge", "work/bridge/2026"]
+        for folder in ("wor", "work/", "w%", "%", ""):
+            assert await store.find(Query(scope=ANA, folder=folder)) == []
+        assert await found_texts(store, Query(scope=ANA, folder="w_rk")) == ["w_rk"]
+
+    async def test_the_archived_is_found_only_when_asked_for(self, store: Store) -> None:
+        await put(store, said("shelved bridge", status=ARCHIVED), said("bridge"))
+        for statuses, expected in (({"active"}, ["bridge"]), ({"archived"}, ["shelved bridge"])):
+            query = Query(scope=ANA, statuses=frozenset(statuses))
+            assert await found_texts(store, query) == expected
+            assert await by_words(store, query, "bridge") == expected
+        assert await found_texts(store, Query(scope=ANA)) == ["bridge"]
+        assert len(await store.find(Query(scope=ANA, statuses=None))) == 2
+
+    async def test_pinned_and_importance(self, store: Store) -> None:
+        await put(store, said("pinned", pinned=True, importance=1), said("important", importance=10), said("plain"))
+        assert await found_texts(store, Query(scope=ANA, pinned=True)) == ["pinned"]
+        assert await found_texts(store, Query(scope=ANA, pinned=False)) == ["important", "plain"]
+        assert await found_texts(store, Query(scope=ANA, importance_min=5)) == ["important", "plain"]
+        assert await found_texts(store, Query(scope=ANA, importance_min=6)) == ["important"]
+
+    @pytest.mark.parametrize("value", [True, False, 1, 0, 1.5, None, "", "1", "true", "null", "it's", "ü", 2**53])
+    async def test_metadata_is_the_very_same_value(self, store: Store, value: Any) -> None:
+        others: list[Any] = [True, False, 1, 0, 1.5, None, "", "1", "true", "null", "it's", "ü", 2**53, [1], {"a": 1}]
+        await put(store, *(said(repr(other), metadata={"key": other, "more": 1}) for other in others), said("bare"))
+        assert await found_texts(store, Query(scope=ANA, metadata=(("key", value),))) == [repr(value)]
+
+    async def test_a_number_is_found_however_it_is_written(self, store: Store) -> None:
+        written: list[Any] = [1, 1.0, 2**53, float(2**53), True]
+        await put(store, *(said(repr(value), metadata={"key": value}) for value in written))
+        for value, found in ((1, ["1", "1.0"]), (1.0, ["1", "1.0"]), (True, ["True"])):
+            assert await found_texts(store, Query(scope=ANA, metadata=(("key", value),))) == found
+        assert await store.count(Query(scope=ANA, metadata=(("key", 2**53),))) == 2
+
+    async def test_metadata_keys_are_just_text(self, store: Store) -> None:
+        keys = ("a.b", "a", "$", 'qu"ote', "it's", "", "naïve", "a[0]", "back\\slash", "%", "nul\x00", "仕事", "$.a")
+        await put(store, *(said(key, metadata={key: "here", "nested": {key: "there"}}) for key in keys))
+        for key in keys:
+            assert await found_texts(store, Query(scope=ANA, metadata=((key, "here"),))) == [key]
+            assert await found_texts(store, Query(scope=ANA, metadata=((key, "there"),))) == []
+
+    async def test_every_pair_of_metadata_must_be_there(self, store: Store) -> None:
+        await put(store, said("both", metadata={"a": 1, "b": 2}), said("one", metadata={"a": 1}))
+        assert await found_texts(store, Query(scope=ANA, metadata=(("a", 1), ("b", 2)))) == ["both"]
+        assert await found_texts(store, Query(scope=ANA, metadata=(("a", 1), ("a", 2)))) == []
+        assert await found_texts(store, Query(scope=ANA, metadata=(("c", None),))) == []

@@ -1,0 +1,65 @@
+"""identity, counts, rebuild, check."""
+
+from __future__ import annotations
+
+import pytest
+
+from ...errors import Conflict
+from ...kinds import Message
+from ...record import Link, Ref, Span
+from ...store import Batch, Store
+from ..records import ANA, OTHER, entity, every, fact, said
+from .steps import SPRING, MakeStore, complaints, embedded, put, unit
+
+
+class Upkeep:
+    async def test_every_store_is_another(self, store: Store, make_store: MakeStore) -> None:
+        other = await make_store()
+        try:
+            assert store.identity and other.identity and store.identity != other.identity
+            await put(store, said("mine"))
+            assert await other.find(every(ANA)) == []
+        finally:
+            await other.close()
+
+    async def test_an_empty_store_is_healthy(self, store: Store) -> None:
+        assert await complaints(store) == ()
+        assert await store.models() == {}
+        assert await store.changes() == []
+
+    async def test_a_store_in_use_is_healthy(self, store: Store) -> None:
+        record, erased = said("one", labels=("a",), links=(Link("about", "x"),)), entity("Lisbon")
+        await store.commit(Batch(put=(record, erased), embeddings=(embedded(record), embedded(erased))))
+        await put(store, record.revise(body=Message(text="two")), said("three", OTHER))
+        await store.commit(Batch(erase=(erased.ref,), restore=(said("old", known=Span(SPRING)),)))
+        assert await complaints(store) == ()
+        assert (await store.check()).counts == await store.counts()
+
+    async def test_counts_say_how_much_there_is(self, store: Store) -> None:
+        record = said("one")
+        await store.commit(Batch(put=(record, fact("two")), embeddings=(embedded(record, unit(1, 0), unit(0, 1)),)))
+        await put(store, record.revise(body=Message(text="one again")))
+        expected = {"records": 2, "versions": 3, "vectors": 2, "changes": 3, "message": 1, "fact": 1}
+        counts = await store.counts()
+        assert {name: counts[name] for name in expected} == expected
+        await store.commit(Batch(erase=(record.ref,)))
+        counts = await store.counts()
+        assert (counts["records"], counts["versions"], counts["vectors"], counts["changes"]) == (1, 1, 0, 4)
+
+    async def test_a_rebuild_changes_no_answer(self, store: Store) -> None:
+        record = said("red bridge")
+        await put(store, record, said("bridge", OTHER), said("erased bridge", id="x"))
+        await put(store, record.revise(body=Message(text="blue bridge")))
+        await store.commit(Batch(erase=(Ref("acme", "main", "x"),)))
+        before = [await store.words(every(scope), "red bridge") for scope in (ANA, OTHER)]
+        await store.rebuild()
+        assert [await store.words(every(scope), "red bridge") for scope in (ANA, OTHER)] == before
+        assert await complaints(store) == ()
+
+    async def test_a_store_closes_after_anything(self, make_store: MakeStore) -> None:
+        unused = await make_store()
+        await unused.close()
+        used = await make_store()
+        with pytest.raises(Conflict):
+            await put(used, said("a").revise())
+        await used.close()
