@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -39,15 +40,16 @@ def sets(files: Iterable[File]) -> Iterator[DataSet]:
     chats = [f.path.parent for f in files if f.path.name == CHAT and (f.path.parent / QUESTIONS).is_file()]
     for above, folders in groupby(sorted(chats, key=lambda chat: (chat.parent, _number(chat))), lambda c: c.parent):
         name = above.name if above.name.startswith(FAMILY) else FAMILY
-        yield DataSet(family=FAMILY, name=name, title=f"BEAM ({name})", read=_reader(list(folders)))
+        read = functools.partial(_read, list(folders))
+        yield DataSet(family=FAMILY, name=name, title=f"BEAM ({name})", read=read)
 
 
 def _number(chat: Path) -> tuple[int, str]:
     return (int(chat.name), "") if chat.name.isdecimal() else (1 << 31, chat.name)
 
 
-def _reader(chats: list[Path]) -> Any:
-    return lambda: map(_conversation, chats)
+def _read(chats: Sequence[Path], space: str) -> Iterator[Conversation]:
+    return map(_conversation, chats)
 
 
 def _conversation(folder: Path) -> Conversation:

@@ -27,19 +27,33 @@ toaster vase wheelbarrow""".split()
 PLACES = """airport bakery cathedral dentist embassy ferry garage harbour allotment laundry library market
 notary observatory pharmacy quarry reservoir stadium theatre university vineyard workshop aquarium barber cinema
 depot festival greenhouse hostel ice-rink""".split()
+SYLLABLES = (
+    "ba bru cle dan dre fi fro gal hes jo kal lim mor na nel or pas pri qua ros sel tam tri u vel wen yar zo".split()
+)
 DOINGS = """repaired sold borrowed returned painted weighed wrapped lost found measured ordered cancelled
 cleaned replaced photographed insured polished stored shipped labelled""".split()
 DISHES = """barley-soup cabbage-rolls dumplings eel flatbread goulash herring jam-tarts kale-stew lentils
 mussels noodles omelette pancakes quince-jelly risotto sauerkraut trout waffles beetroot-salad""".split()
-MATTERS = """the tax form|the insurance claim|the heating bill|the parking permit|the rental contract|the train strike|
-the committee minutes|the chess club|the choir rehearsal|the roof inspection|the language exam|the data migration|
-the quarterly report|the vaccination card|the noise complaint|the water meter|the printing deadline|the seating plan|
-the recycling calendar|the harvest supper|the server upgrade|the translation job|the lost luggage|the warranty""".split(
-    "|"
-)
+MATTERS = [
+    f"the {matter}"
+    for matter in """tax form, insurance claim, heating bill, parking permit, rental contract, train strike, committee
+minutes, chess club, choir rehearsal, roof inspection, language exam, data migration, quarterly
+report, vaccination card, noise complaint, water meter, printing deadline, seating plan, recycling
+calendar, harvest supper, server upgrade, translation job, lost luggage, warranty""".replace("\n", " ").split(", ")
+]
 FEELINGS = "relieved annoyed curious proud tired nervous delighted doubtful impatient calm".split()
-TIMES = """before breakfast|last Tuesday|on the way home|during the storm|at noon|the day before|over the weekend|
-in the evening|a fortnight ago|just now""".split("|")
+TIMES = [
+    "before breakfast",
+    "last Tuesday",
+    "on the way home",
+    "during the storm",
+    "at noon",
+    "the day before",
+    "over the weekend",
+    "in the evening",
+    "a fortnight ago",
+    "just now",
+]
 PATTERNS = (
     "I {doing} the {thing} {time}, and {name} helped me carry it to the {place}.",
     "Did you hear about {matter}? {name} from {town} says it will take {number} days.",
@@ -57,6 +71,9 @@ PATTERNS = (
     "No problem at all, I will see to {matter} tomorrow.",
     "What did the {place} say about the {thing}?",
     "They want {number} copies by {hour}, which has to do with {matter}.",
+    "The firm is called {coined}, and {name} says their {thing} is better than the one from {coined2}.",
+    "I have started to read {coined} by {name} {coined2}, chapter {number} is set in {town}.",
+    "Our new neighbour, {name} {coined}, keeps a {thing} in the garden behind the {place}.",
 )
 
 
@@ -82,13 +99,18 @@ def _turn(draw: random.Random) -> str:
     return " ".join(_sentence(draw) for _ in range(draw.choice((1, 1, 2, 2, 3))))
 
 
+def _coined(draw: random.Random) -> str:
+    """Return a name that nobody bears: so the vocabulary grows with the talk, as that of a language does."""
+    return "".join(draw.choice(SYLLABLES) for _ in range(draw.randint(2, 4))).capitalize()
+
+
 def _sentence(draw: random.Random) -> str:
     return draw.choice(PATTERNS).format(
         doing=draw.choice(DOINGS),
         thing=draw.choice(THINGS),
         name=draw.choice(NAMES),
         place=draw.choice(PLACES),
-        matter=draw.choice(MATTERS).strip(),
+        matter=draw.choice(MATTERS),
         town=draw.choice(TOWNS),
         town2=draw.choice(TOWNS),
         feeling=draw.choice(FEELINGS),
@@ -96,5 +118,7 @@ def _sentence(draw: random.Random) -> str:
         dish2=draw.choice(DISHES),
         number=draw.randint(2, 90),
         hour=f"{draw.randint(7, 21)}:{draw.choice(('00', '15', '30', '45'))}",
-        time=draw.choice(TIMES).strip(),
+        time=draw.choice(TIMES),
+        coined=_coined(draw),
+        coined2=_coined(draw),
     )

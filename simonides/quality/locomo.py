@@ -36,13 +36,13 @@ class Sample(Struct):
 def sets(files: Iterable[File]) -> Iterator[DataSet]:
     mine = [file.path for file in files if locomo.recognises(file.path, file.head)]
     if mine:
-        yield DataSet(family=FAMILY, name=FAMILY, title="LoCoMo", read=lambda: _read(mine))
+        yield DataSet(family=FAMILY, name=FAMILY, title="LoCoMo", read=lambda space: _read(mine, space))
 
 
-def _read(paths: Sequence[Path]) -> Iterator[Conversation]:
+def _read(paths: Sequence[Path], space: str) -> Iterator[Conversation]:
     for path in paths:
         asked = {str(sample.sample_id): sample for sample in values(path, Sample)}
-        kept = sound(locomo.read(path, Scope(space=FAMILY)))
+        kept = sound(locomo.read(path, Scope(space=space)))
         for user, records in groupby(kept, key=lambda record: record.scope.user or ""):
             yield _conversation(user, tuple(records), asked[user])
 

@@ -5,6 +5,7 @@ A turn marked `has_answer` answers at the level of turns, a session among `answe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -34,11 +35,8 @@ def sets(files: Iterable[File]) -> Iterator[DataSet]:
     for file in files:
         if longmemeval.recognises(file.path, file.head):
             name = file.path.name.partition(".")[0]
-            yield DataSet(family=FAMILY, name=name, title=f"LongMemEval ({name})", read=_reader(file.path, name))
-
-
-def _reader(path: Path, space: str) -> Any:
-    return lambda: _read(path, space)
+            read = functools.partial(_read, file.path)
+            yield DataSet(family=FAMILY, name=name, title=f"LongMemEval ({name})", read=read)
 
 
 def _read(path: Path, space: str) -> Iterator[Conversation]:

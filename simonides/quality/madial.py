@@ -6,6 +6,7 @@ asked is the dialogue so far. All memories are one user's.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,9 +42,8 @@ def sets(files: Iterable[File]) -> Iterator[DataSet]:
         folder = file.path.parent
         if folder in memories and _is(file, Dialogue):
             name = folder.name if folder.name.startswith(FAMILY) else FAMILY
-            yield DataSet(
-                family=FAMILY, name=name, title=f"MADial-Bench ({name})", read=_reader(memories[folder], file.path)
-            )
+            read = functools.partial(_read, memories[folder], file.path)
+            yield DataSet(family=FAMILY, name=name, title=f"MADial-Bench ({name})", read=read)
 
 
 def _is(file: File, shape: Any) -> bool:
@@ -54,16 +54,12 @@ def _is(file: File, shape: Any) -> bool:
     return True
 
 
-def _reader(memories: Path, dialogues: Path) -> Any:
-    return lambda: iter([_conversation(memories, dialogues)])
-
-
-def _conversation(memories: Path, dialogues: Path) -> Conversation:
+def _read(memories: Path, dialogues: Path, space: str) -> Iterator[Conversation]:
     happened = [item for line in values(memories, dict[str, Happened]) for item in line.items()]
     contents = tuple({"content": what.event, "at": what.time, "id": f"memory-{id}"} for id, what in happened)
     turns = tuple(id for id, _ in happened)
     questions = tuple(_questions(list(values(dialogues, Dialogue)), frozenset(turns), dialogues))
-    return Conversation(FAMILY, (Said(contents, turns),), questions)
+    yield Conversation(FAMILY, (Said(contents, turns),), questions)
 
 
 def _questions(dialogues: Sequence[Dialogue], there: frozenset[str], path: Path) -> Iterator[Question]:

@@ -31,12 +31,14 @@ from .sets import Conversation, DataSet, Imported, Question, Said
 
 Progress = Callable[[int], object]
 BATCH = 128  # records kept at once, as `simonides import` does
+MADE_UP = "made up"  # the source of what the conversations are hidden in
 FORMAT = 1  # of the file that a run is saved to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How to measure. `store` is a file that is filled once and used again; without it a temporary one is made.
+    """How to measure. `store` is a file that is filled once and used again as it was filled; without it a temporary one
+    is made.
 
     `conversations`: at most so many of each set. `hidden`: so many unrelated records beside every conversation.
     `quick`: recall alone, no contexts. `asking`: what is handed to `recall` and `context` besides.
@@ -52,11 +54,11 @@ class Plan:
 
 @dataclass(slots=True)
 class Costs:
-    """What a set cost: records remembered and the seconds that took, and the processor time of every recall."""
+    """What a set cost: whose records were remembered and the seconds that took, the processor time of every recall."""
 
-    conversations: int = 0
+    users: list[str] = field(default_factory=list)
     records: int = 0
-    remembering_s: float = 0.0
+    remembering_s: float | None = 0.0  # None: some of it was there already
     recall_cpu_ms: list[float] = field(default_factory=list)
 
 
@@ -71,7 +73,7 @@ class Measured:
     notes: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures of each set: of all that can be answered, of each category, and of both together."""
+        """Return the figures of each set: of what can be answered (the headline), of each category, of all."""
         return {name: self._set(name) for name in self.titles}
 
     def _set(self, name: str) -> dict[str, Any]:
@@ -80,9 +82,10 @@ class Measured:
         categories = {answer.category: None for answer in sorted(mine, key=lambda answer: answer.category)}
         return {
             "title": self.titles[name],
-            "conversations": costs.conversations,
+            "users": list(costs.users),
             "records": costs.records,
             "questions": len(mine),
+            "all": _figures(mine),
             "answerable": _figures([answer for answer in mine if answer.answerable]),
             "categories": {
                 each: _figures([answer for answer in mine if answer.category == each]) for each in categories
@@ -161,10 +164,15 @@ def run(sets: Sequence[DataSet], plan: Plan | None = None, progress: Progress | 
     with _memory(plan) as (memory, tokens):
         for each in sets:
             costs[each.name] = Costs()
-            asking = _Asking(memory, each.name, plan, tokens, costs[each.name], progress or (lambda done: None), notes)
-            answers += asking.answers(islice(each.read(), plan.conversations))
+            space = f"{each.name}-hidden-{plan.hidden}" if plan.hidden else each.name
+            asking = _Asking(each.name, space, memory, plan, tokens, costs[each.name], progress or _silent, notes)
+            answers += asking.answers(islice(each.read(space), plan.conversations))
         conditions = _conditions(plan, memory)
     return Measured(conditions, {each.name: each.title for each in sets}, answers, costs, list(notes))
+
+
+def _silent(done: int) -> None:
+    pass
 
 
 @contextmanager
@@ -203,8 +211,9 @@ def _processor() -> str:
 class _Asking:
     """One set under way."""
 
-    memory: Memory
+    set: str
     space: str
+    memory: Memory
     plan: Plan
     tokens: Callable[[str], int]
     costs: Costs
@@ -222,9 +231,13 @@ class _Asking:
                 self.progress(1)
 
     def _hide(self) -> None:
-        """Keep what has nothing to do with any of it, seen by every user of the space."""
+        """Keep what has nothing to do with any of it, without a user: so every user of the space sees it."""
+        if self.memory.count(space=self.space):
+            self.costs.remembering_s = None
+        if self.memory.count(space=self.space, kinds="message", sources=MADE_UP) == self.plan.hidden:
+            return
         for session, messages in unrelated(self.plan.hidden):
-            self.memory.remember([*messages], session=session, space=self.space)
+            self.memory.remember([*messages], session=session, space=self.space, source=MADE_UP)
             self.progress(len(messages))
 
     def _remember(self, conversation: Conversation) -> dict[str, str]:
@@ -233,8 +246,9 @@ class _Asking:
         began = time.perf_counter()
         for said in conversation.said:
             turns |= self._import(said) if isinstance(said, Imported) else self._say(said, conversation.user)
-        self.costs.remembering_s += time.perf_counter() - began
-        self.costs.conversations += 1
+        if self.costs.remembering_s is not None:
+            self.costs.remembering_s += time.perf_counter() - began
+        self.costs.users.append(conversation.user)
         self.costs.records += len(turns)
         if behind := self.memory.behind:
             raise Unavailable(f"not everything could be embedded, so nothing was measured: {behind}")
@@ -266,7 +280,7 @@ class _Asking:
         self.costs.recall_cpu_ms.append(1000 * (time.process_time() - began_cpu))
         self.notes.update(dict.fromkeys(hits.notes))
         return Answer(
-            set=self.space,
+            set=self.set,
             id=question.id,
             category=question.category,
             answerable=question.answerable,

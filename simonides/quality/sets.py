@@ -65,12 +65,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
-    """`family` is the name of the format, `name` that of this set of it; it is kept in a space of that name."""
+    """`family` is the name of the format, `name` that of this set of it. `read` yields its conversations, records of an
+    importer in the space given; it raises Damaged where a file is not what it should be.
+    """
 
     family: str
     name: str
     title: str
-    read: Callable[[], Iterator[Conversation]]  # raises Damaged where a file is not what it should be
+    read: Callable[[str], Iterator[Conversation]]
 
 
 def find(folder: Path, only: Sequence[str] = ()) -> list[DataSet]:

@@ -82,7 +82,7 @@ def _costs(summary: Mapping[str, Figures]) -> str:
     for figures in summary.values():
         took, cpu, rate = figures["recall_ms"], figures["recall_cpu_ms"], figures["remembered_per_s"]
         rows.append([
-            figures["title"], str(figures["conversations"]), f"{figures['records']:,}", _count(rate),
+            figures["title"], str(len(figures["users"])), f"{figures['records']:,}", _count(rate),
             f"{took['p50']:.1f} / {took['p95']:.1f}" if took else "–", f"{cpu:.1f}" if cpu else "–",
             _share(figures["auroc"]),
         ])  # fmt: skip
