@@ -4,7 +4,7 @@ BIN := .venv/bin
 WHEELS := build/wheels
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test install dev model check docs bench bench-index clean
+.PHONY: demo test install dev model check docs bench bench-index bench-quality clean
 
 demo: install  ## remember a sample archive and answer from it
 	@$(BIN)/simonides demo
@@ -61,6 +61,13 @@ bench: install build/peers  ## measure speed, beside a peer on the same vectors,
 
 bench-index: install  ## measure the vector index alone
 	@$(BIN)/python bench/vectors.py
+
+# OPTIONS are handed on (--only locomo, --hidden 100000); NOTE is a sentence for the page about the data.
+bench-quality: install  ## measure recall on public data: make bench-quality DATA=folder
+	@test -n "$(DATA)" || { echo "name the folder of the data sets: make bench-quality DATA=folder" >&2; exit 2; }
+	@mkdir -p build bench/results
+	@$(BIN)/simonides bench quality --data "$(DATA)" --out build/quality.json $(OPTIONS)
+	@$(BIN)/python bench/quality.py build/quality.json --results bench/results --page docs/recall-quality.md --note "$(NOTE)"
 
 clean:  ## remove what was made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

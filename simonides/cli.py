@@ -18,10 +18,10 @@ import click
 
 from . import __version__, terminal
 from .asked import SECTIONS, common, format_examples, take_common
-from .commands import correct, exchange, organise, remember, upkeep
+from .commands import bench, correct, exchange, organise, remember, upkeep
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, upkeep)
+MODULES = (remember, correct, organise, exchange, upkeep, bench)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,
@@ -40,6 +40,7 @@ STATUSES = (
     ("4", "a conflict with what is there"),
     ("5", "something needed is not available, or the disk is full"),
     ("6", "a file is damaged: see `simonides doctor`"),
+    ("7", "recall is significantly worse than in the run compared with (bench quality --against)"),
     ("130", "interrupted; what was being written is there as a whole, or not at all"),
 )
 EXAMPLE = """simonides remember "I moved to Porto in September"

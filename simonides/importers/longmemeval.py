@@ -73,7 +73,8 @@ def _session(turns: list[Any], thread: Thread, reading: Reading) -> Iterator[Rec
         turn = reading.narrowed(item, Turn, f"turn {place + 1}")
         if turn and turn.content.strip():
             role = ROLES.get(turn.role, "user")
-            yield thread.message(turn.content, native=[str(place)], at=at, role=role, place=place)
+            metadata = {"turn": place + 1}
+            yield thread.message(turn.content, native=[str(place)], at=at, role=role, place=place, metadata=metadata)
         at = after(at)
 
 
