@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, tzinfo
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .config import did_you_mean
@@ -16,6 +16,8 @@ from .errors import Invalid
 from .kinds import KINDS
 from .query import Place, Query
 from .record import ACTIVE, ARCHIVED, Link, Record, Scope
+
+T = TypeVar("T")
 
 TEXT_MAX = 16 * 1024 * 1024  # bytes of UTF-8 in one text
 NAME_MAX = 200  # characters of an id, a user, a label, …
@@ -243,6 +245,19 @@ def budget_of(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise Invalid(f"budget must be a number of tokens above 0, not {value!r}")
     return value
+
+
+def relevance_of(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise Invalid(f"min_relevance must be a number from 0 to 1, not {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: Mapping[str, T]) -> T:
+    """Return what goes by this name among the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise Invalid(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return choices[value]
 
 
 def flag(name: str, value: Any) -> bool:

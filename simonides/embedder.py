@@ -6,7 +6,7 @@ To add an embedder, add one file to `embedders/`; its name is the scheme of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,3 +37,12 @@ class Embedder(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder that also says what each token of a text means where it stands."""
+
+    async def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:
+        """Return what `embed` does, and for each text its token vectors as `tokens.pack` makes them."""
+        ...

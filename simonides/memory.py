@@ -23,9 +23,11 @@ from .arguments import (
     limit_of,
     links_of,
     named,
+    one_of,
     place_of,
     query_of,
     records_of,
+    relevance_of,
     scope_of,
     text_of,
     zone_of,
@@ -42,7 +44,7 @@ from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .index import Index
 from .passes import Passes
 from .query import Place, Query
-from .recall import Context, Hits, Means, answer, fitted, understand
+from .recall import EFFORTS, Context, Effort, Hits, Means, answer, fitted, understand
 from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
 from .versions import every, latest
@@ -199,15 +201,27 @@ class AsyncMemory:
     # -- recall --------------------------------------------------------------------------------------------------
 
     @operation
-    async def recall(self, text: str, *, limit: int = 10, explain: bool = False, **which: Unpack[Which]) -> Hits:
+    async def recall(
+        self,
+        text: str,
+        *,
+        limit: int = 10,
+        explain: bool = False,
+        effort: str = "medium",
+        min_relevance: float = 0.0,
+        **which: Unpack[Which],
+    ) -> Hits:
         """Return what is most worth having in mind for this text, best first, at most `limit` hits.
 
         What was superseded, retracted, ended or archived is left out unless asked for (`as_of`, `known_at`,
-        `archived`). `explain` fills `Hit.why`. `Hits.notes` says so when something fell back.
+        `archived`). `explain` fills `Hit.why`. `effort` is "low" (vectors and words alone), "medium", or "high" (looks
+        further). A hit's score says how likely it is what was asked for; those below `min_relevance` are left out.
+        `Hits.notes` says so when something fell back.
         """
         text, limit = text_of(text), limit_of(limit, 1000)
+        least, looks = relevance_of(min_relevance), one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("recall", which), limit=limit)
-        return await self._recall(text, query, flag("explain", explain))
+        return await self._recall(text, query, looks, explain=flag("explain", explain), least=least)
 
     @operation
     async def context(self, text: str, *, budget: int = 1500, limit: int = 50, **which: Unpack[Which]) -> Context:
@@ -218,16 +232,21 @@ class AsyncMemory:
         """
         text, limit, budget = text_of(text), limit_of(limit, 1000), budget_of(budget)
         query = dataclasses.replace(self._query("context", which), limit=limit)
-        hits = await self._recall(text, query, explain=False)
+        hits = await self._recall(text, query, EFFORTS["medium"])
         return fitted(hits, budget, self._embedder.tokens if self._embedder else None)
 
-    async def _recall(self, text: str, query: Query, explain: bool) -> Hits:
+    def _means(self, store: Store) -> Means:
+        model = Vectors(self._embedder).model if self._embedder else ""
+        return Means(store, self._index, self._embedder, model)
+
+    async def _recall(
+        self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
+    ) -> Hits:
         store = await self._ready()
         if self._settled:
             await self._settle()  # another process may have written since
         question = understand(text, now(), self._zone)
-        means = Means(store, self._index, self._embedder)
-        hits = await answer(question, query, means, explain=explain)
+        hits = await answer(question, query, self._means(store), effort, explain=explain, least=least)
         return hits.noting(self.behind)
 
     # -- look ----------------------------------------------------------------------------------------------------

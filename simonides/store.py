@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The vectors of one version of a record: one for each part of its text, shape (parts, dimension), unit length."""
+    """The vectors of one version of a record: one for each part of its text, shape (parts, dimension), unit length.
+
+    `tokens` is what its tokens mean (see `tokens.pack`), for weighing it against a question; empty where the embedder
+    does not say.
+    """
 
     ref: Ref
     version: int
     model: str
     vectors: NDArray[np.float32]
+    tokens: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,12 @@ class Store(Protocol):
         """Return how many match, whatever `after` and `limit` say."""
         ...
 
+    async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
+        """Return, for each record, the one before and the one after it in the whole that it is part of, by when it was
+        said; only such as match, so that None may also stand for one that does not.
+        """
+        ...
+
     async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
         """Return the matching records that share words with the text, with a score above 0, best first.
 
@@ -181,6 +192,10 @@ class Store(Protocol):
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
         """Return (slot, id, vector) for those of the slots whose record matches, in any order."""
+        ...
+
+    async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
+        """Return the tokens that this model embedded of each of these (id, version); empty where there are none."""
         ...
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:

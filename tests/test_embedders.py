@@ -369,11 +369,11 @@ async def test_inflections_are_near() -> None:
 async def test_a_text_is_embedded_once_until_the_cache_is_cleared() -> None:
     embedder = local.open("local:?cache=2")
     await embedder.embed(["one", "two", "one", "three"])
-    assert len(embedder._recent._vectors) == 2
-    assert all(isinstance(key, bytes) and len(key) == 16 for key in embedder._recent._vectors)
+    assert len(embedder._recent._encoded) == 2
+    assert all(isinstance(key, bytes) and len(key) == 16 for key in embedder._recent._encoded)
     assert embedder._words and embedder._words._known
     embedder.clear_cache()
-    assert not embedder._recent._vectors and not embedder._words._known
+    assert not embedder._recent._encoded and not embedder._words._known
     await embedder.close()
 
 
@@ -391,7 +391,7 @@ async def test_a_text_erased_while_it_is_embedded_does_not_stay_in_the_cache() -
     await asyncio.sleep(0)  # it has begun
     embedder.clear_cache()
     await working
-    assert not embedder._recent._vectors
+    assert not embedder._recent._encoded
     await embedder.close()
 
 

@@ -10,19 +10,21 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..embedder import Embedder
+from ..embedder import Embedder, TokenEmbedder
 from ..follow import live
 from ..kinds import Message
 from ..record import Record
 from ..store import Batch, Change, Embedding, Store
+from ..tokens import WIDTH
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-RECIPE = 1
+RECIPE = 2
 PASSAGE = 1_000  # weight of one passage: about 250 tokens, of the 512 that small models read
 PASSAGES_MAX = 128  # a longer text is found by its words beyond this
+TOKENS_MAX = 128  # of a text's tokens, from its beginning, that are kept for weighing it
 _BREAK = re.compile(r"(?<=[.!?。!?])\s+|\n+")
 _WIDE = re.compile(r"[^\x00-\u024f]")  # outside Latin a character is about a token of its own
 
@@ -38,17 +40,30 @@ class Vectors:
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
         records = [record for record in await live(changes, store) if record.text.strip()]
         parts = [[f"{header(record)}{passage}" for passage in passages(record.text)] for record in records]
-        vectors = await self._embedder.embed([text for texts in parts for text in texts])
-        return Batch(embeddings=tuple(self._embeddings(records, parts, vectors)))
+        vectors, tokens = await encoded(self._embedder, [text for texts in parts for text in texts])
+        return Batch(embeddings=tuple(self._embeddings(records, parts, vectors, tokens)))
 
     def _embeddings(
-        self, records: Sequence[Record], parts: Sequence[Sequence[str]], vectors: NDArray[np.float32]
+        self,
+        records: Sequence[Record],
+        parts: Sequence[Sequence[str]],
+        vectors: NDArray[np.float32],
+        tokens: Sequence[bytes],
     ) -> list[Embedding]:
         found, start = [], 0
         for record, texts in zip(records, parts, strict=True):
-            found.append(Embedding(record.ref, record.version, self.model, vectors[start : start + len(texts)]))
+            mine = slice(start, start + len(texts))
+            said = b"".join(tokens[mine])[: TOKENS_MAX * WIDTH]
+            found.append(Embedding(record.ref, record.version, self.model, vectors[mine], said))
             start += len(texts)
         return found
+
+
+async def encoded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:
+    """Return the vectors of the texts, and their packed token vectors: empty where the embedder has none."""
+    if isinstance(embedder, TokenEmbedder):
+        return await embedder.encode(texts)
+    return await embedder.embed(texts), [b""] * len(texts)
 
 
 def header(record: Record) -> str:

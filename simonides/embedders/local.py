@@ -18,6 +18,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Unavailable
+from ..tokens import pack
 from . import numbers
 from .wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Encoded = tuple["NDArray[np.float32]", bytes]  # the vector of a text, and its packed token vectors
 
 THREADS_MAX = 4  # by default: memory should not take a machine over
 TURN = 4  # texts a thread takes before others get theirs, about 15 ms: a question does not wait for an import to end
@@ -58,15 +63,25 @@ class LocalEmbedder:
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
         """Return one unit vector a text, in the order given: shape (len(texts), 384). `query` makes no difference."""
+        return (await self.encode(texts))[0]
+
+    async def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:
+        """Return what `embed` does, and for each text its token vectors as `tokens.pack` makes them.
+
+        A token's vector is the model's last layer at its place, less the mean of such vectors, on the 96 axes along
+        which they differ most: `bench/fit_tokens.py` found mean and axes on the sample archive. For ranking they are as
+        good as all 384 dimensions, at an eighth of the bytes in four bits a number (`docs/decisions/0009`).
+        """
         recent = self._recent  # if it is cleared meanwhile, what we still put into it is not seen again
         keys = [_key(text) for text in texts]
-        vectors = {key: vector for key in keys if (vector := recent.get(key)) is not None}
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
+        known = {key: encoded for key in keys if (encoded := recent.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
-            for key, vector in (await self._infer(missing)).items():
-                recent.put(key, vector)
-                vectors[key] = vector
-        return np.stack([vectors[key] for key in keys]) if keys else np.empty((0, self.dimension), np.float32)
+            for key, encoded in (await self._infer(missing)).items():
+                recent.put(key, encoded)
+                known[key] = encoded
+        vectors = np.stack([known[key][0] for key in keys]) if keys else np.empty((0, self.dimension), np.float32)
+        return vectors, [known[key][1] for key in keys]
 
     def tokens(self, text: str) -> int:
         """Return how many tokens the model's own tokenizer makes of the text, special tokens not counted."""
@@ -83,31 +98,42 @@ class LocalEmbedder:
         await asyncio.to_thread(self._pool.shutdown)
         self._session = self._words = None
 
-    async def _infer(self, texts: dict[bytes, str]) -> dict[bytes, NDArray[np.float32]]:
+    async def _infer(self, texts: dict[bytes, str]) -> dict[bytes, Encoded]:
         loop = asyncio.get_running_loop()
         if self._session is None:  # once, first, so that what is missing is raised once
             await loop.run_in_executor(self._pool, self._load)
-        vectors: dict[bytes, NDArray[np.float32]] = {}
+        found: dict[bytes, Encoded] = {}
 
         async def take_turns(rest: Iterator[tuple[bytes, str]]) -> None:
             while turn := dict(islice(rest, TURN)):
-                found = await loop.run_in_executor(self._pool, self._vectors, list(turn.values()))
-                vectors.update(zip(turn, found, strict=True))
+                encoded = await loop.run_in_executor(self._pool, self._encode_all, list(turn.values()))
+                found.update(zip(turn, encoded, strict=True))
 
         rest = iter(texts.items())
         await asyncio.gather(*(take_turns(rest) for _ in range(self._threads)))
-        return vectors
+        return found
 
-    def _vectors(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        return [self._vector(text) for text in texts]
+    def _encode_all(self, texts: list[str]) -> list[Encoded]:
+        return [self._encode(text) for text in texts]
 
-    def _vector(self, text: str) -> NDArray[np.float32]:
+    def _encode(self, text: str) -> Encoded:
+        vector, telling = self.look(text)
+        return vector, pack(_projected(telling)) if len(telling) else b""
+
+    def look(self, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the vector of the text and those of its tokens that say something, none where the graph hides them.
+
+        All are of unit length; the shapes are (384,) and (tokens, 384).
+        """
         words, session = self._tokenizer(), self._load()
-        ids = np.array([[words.start, *words.encode(text)[: self.max_tokens], words.end]], np.int64)
-        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        ids = [words.start, *words.encode(text)[: self.max_tokens], words.end]
+        given = np.array([ids], np.int64)
+        inputs = {"input_ids": given, "attention_mask": np.ones_like(given), "token_type_ids": np.zeros_like(given)}
         output = session.run(None, {node.name: inputs[node.name] for node in session.get_inputs()})[0]
-        vector: NDArray[np.float32] = output.reshape(-1, self.dimension)[0]  # a row a token, or one that is pooled
-        return vector / np.linalg.norm(vector)
+        rows: NDArray[np.float32] = output.reshape(-1, self.dimension)  # a row a token, or one that is pooled
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        telling = [place for place, id in enumerate(ids) if id not in words.silent] or list(range(1, len(ids) - 1))
+        return rows[0].copy(), rows[telling] if len(rows) == len(ids) else rows[:0]
 
     def _tokenizer(self) -> WordPiece:
         with self._loading:
@@ -148,20 +174,33 @@ class _Recent:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._vectors: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._encoded: OrderedDict[bytes, Encoded] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: bytes) -> NDArray[np.float32] | None:
+    def get(self, key: bytes) -> Encoded | None:
         with self._lock:
-            if key in self._vectors:
-                self._vectors.move_to_end(key)
-            return self._vectors.get(key)
+            if key in self._encoded:
+                self._encoded.move_to_end(key)
+            return self._encoded.get(key)
 
-    def put(self, key: bytes, vector: NDArray[np.float32]) -> None:
+    def put(self, key: bytes, encoded: Encoded) -> None:
         with self._lock:
-            self._vectors[key] = vector
-            if len(self._vectors) > self.size:
-                self._vectors.popitem(last=False)
+            self._encoded[key] = encoded
+            if len(self._encoded) > self.size:
+                self._encoded.popitem(last=False)
+
+
+def _projected(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean, axes = _axes()
+    found = (rows - mean) @ axes
+    length = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    return np.asarray(found / length, np.float32)
+
+
+@cache
+def _axes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    with resources.files(__package__).joinpath("local_tokens.npz").open("rb") as file, np.load(file) as kept:
+        return kept["mean"].astype(np.float32), kept["axes"].astype(np.float32)
 
 
 def _key(text: str) -> bytes:

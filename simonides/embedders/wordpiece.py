@@ -13,6 +13,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from ..words import STOP
+
 UNKNOWN, START, END = "[UNK]", "[CLS]", "[SEP]"
 WORD_MAX = 100  # characters; a longer word is unknown as a whole
 KNOWN_MAX = 65_536  # words (about 10 MB) in the cache, which then starts anew, and characters in each table
@@ -46,6 +48,11 @@ class WordPiece:
         tokens = vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         self._numbers = {token: number for number, token in enumerate(tokens)}
         self.unknown, self.start, self.end = (self._numbers[token] for token in (UNKNOWN, START, END))
+        self.silent = frozenset(  # tokens that say nothing by themselves: stop words and punctuation
+            number
+            for token, number in self._numbers.items()
+            if token in STOP or (len(token) == 1 and not token.isalnum()) or number in (self.start, self.end)
+        )
         self._known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:

@@ -7,8 +7,8 @@
 
 from .answer import answer
 from .fit import Citation, Context, fitted
-from .gather import Means
+from .gather import EFFORTS, Effort, Means
 from .question import Question, understand
 from .rank import Hits
 
-__all__ = ["Citation", "Context", "Hits", "Means", "Question", "answer", "fitted", "understand"]
+__all__ = ["EFFORTS", "Citation", "Context", "Effort", "Hits", "Means", "Question", "answer", "fitted", "understand"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from ..query import Query
-from .gather import Means, gather
+from .gather import Effort, Means, gather
 from .question import Question
 from .rank import Hits, rank
 
 
-async def answer(question: Question, query: Query, means: Means, *, explain: bool = False) -> Hits:
-    pool = await gather(question, query, means)
-    return await asyncio.to_thread(rank, question, pool, query.limit, explain=explain)
+async def answer(
+    question: Question, query: Query, means: Means, effort: Effort, *, explain: bool = False, least: float = 0.0
+) -> Hits:
+    """Return at most `query.limit` hits, best first; none whose score is below `least`."""
+    pool = await gather(question, query, means, effort)
+    return await asyncio.to_thread(rank, question, pool, query.limit, explain=explain, least=least)

@@ -5,24 +5,50 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .. import words as language
-from ..embedder import Embedder
+from ..embedder import Embedder, TokenEmbedder
 from ..errors import Unavailable
 from ..index import Index
 from ..kinds import KINDS, Message
 from ..query import Query
 from ..record import Record
 from ..store import Store
+from ..tokens import DIMENSION, unpack
 from .question import Question, without_names
 
-NEAR, WORDS, EXACT, WHEN, RECENT, PINNED = 100, 100, 30, 60, 20, 20  # candidates that each arm may bring
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXACT, WHEN, RECENT, PINNED = 30, 60, 20, 20  # candidates that each of these arms may bring
 FLOOD, SAME = 10, 0.98  # how much further to look where the first say the same; the cosine that suggests it
-TALKS, TURNS = 12, 600  # conversations that are looked at as a whole, and how much of them
-EMBEDDED_MAX = 2_000  # characters of a question that are embedded
+EARLIER = 0.85  # what each earlier part of a long question counts, against the one after it
+TOKENS_S = 0.5  # seconds to wait for token vectors; without them the ranking goes on, and says so
 SAYING = frozenset(KINDS) - {"conversation", "document"}  # kinds that say something; a title only leads there
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is looked at: candidates by meaning and by words, and how many of the likeliest are looked at with the
+    turns around them, and word by word.
+    """
+
+    near: int
+    words: int
+    around: int
+    late: int
+
+
+EFFORTS = {
+    "low": Effort(near=60, words=60, around=0, late=0),
+    "medium": Effort(near=100, words=100, around=60, late=100),
+    "high": Effort(near=250, words=250, around=200, late=300),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +58,7 @@ class Means:
     store: Store
     index: Index | None
     embedder: Embedder | None
+    model: str = ""  # the name under which the store keeps the vectors
 
 
 @dataclass(slots=True)
@@ -39,17 +66,29 @@ class Candidate:
     record: Record
     cosine: float | None = None
     by: set[str] = field(default_factory=set)
+    tokens: bytes = b""  # see `tokens.pack`
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question as the embedder sees it: one vector, and its tokens with what each counts (adding up to 1)."""
+
+    vector: NDArray[np.float32]
+    tokens: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32))
+    counts: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 @dataclass(slots=True)
 class Pool:
-    """The candidates by id; the conversations of the best of them, in order; and what is known of the terms."""
+    """The candidates by id, who stands before and after them, and what is known of the terms."""
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    talks: dict[str, list[Record]] = field(default_factory=dict)
+    before: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     versions: int = 0
     frequencies: dict[str, int] = field(default_factory=dict)
+    asked: Asked | None = None
     unrelated: float = 0.0  # the cosine of texts that have nothing to do with each other
     notes: tuple[str, ...] = ()
 
@@ -58,12 +97,12 @@ class Pool:
             self.candidates.setdefault(record.id, Candidate(record)).by.add(arm)
 
 
-async def gather(question: Question, query: Query, means: Means) -> Pool:
+async def gather(question: Question, query: Query, means: Means, effort: Effort) -> Pool:
     pool, store = Pool(), means.store
     if query.kinds is None:
         query = dataclasses.replace(query, kinds=SAYING)
     by_words, exact, when, recent, pinned, spread = await asyncio.gather(
-        _words(question, query, store),
+        _words(question, query, store, effort.words),
         _exact(question, query, store),
         _when(question, query, store),
         store.find(_of(query, newest=True, limit=RECENT)),
@@ -76,16 +115,18 @@ async def gather(question: Question, query: Query, means: Means) -> Pool:
     pool.add("when", when)
     pool.add("recent", recent)
     pool.add("pinned", pinned)
-    await _near(question, query, means, pool)
-    await _talks(query, store, pool, [record for record, _ in by_words])
+    await _near(question, query, means, pool, effort)
+    leading = likeliest(pool, {record.id: score for record, score in by_words})
+    await _around(query, store, pool, leading[: effort.around])
+    await asyncio.gather(_titles(query, store, pool), _tokens(query, means, pool, leading[: effort.late]))
     return pool
 
 
-async def _words(question: Question, query: Query, store: Store) -> list[tuple[Record, float]]:
+async def _words(question: Question, query: Query, store: Store, limit: int) -> list[tuple[Record, float]]:
     """Records that share words with the question; further down where the first say the same again and again."""
-    found = await store.words(_of(query, limit=WORDS), question.text)
-    if len(found) == WORDS and sayings(record for record, _ in found) < WORDS // 2:
-        return await store.words(_of(query, limit=WORDS * FLOOD), question.text)
+    found = await store.words(_of(query, limit=limit), question.text)
+    if len(found) == limit and sayings(record for record, _ in found) < limit // 2:
+        return await store.words(_of(query, limit=limit * FLOOD), question.text)
     return found
 
 
@@ -99,20 +140,21 @@ def saying(record: Record) -> tuple[str, str | None, str]:
     return record.kind, record.body.who, " ".join(language.fold(record.text).split())
 
 
-async def _near(question: Question, query: Query, means: Means, pool: Pool) -> None:
+async def _near(question: Question, query: Query, means: Means, pool: Pool, effort: Effort) -> None:
     """Records whose meaning is close. The index proposes; the store, which knows the clocks, disposes."""
     if means.index is None or means.embedder is None:
         pool.notes = ("no embedder is set: found by words alone",)
         return
-    asked = without_names(question.text[:EMBEDDED_MAX], _speakers(pool.candidates.values()))
+    names = _speakers(pool.candidates.values())
     try:
-        [vector] = await means.embedder.embed([asked], query=True)
+        pool.asked = await _embedded([without_names(part, names) for part in question.parts], means.embedder)
     except Unavailable as error:
         pool.notes = (f"found by words alone, because the embedder did not answer: {error}",)
         return
-    nearest = await means.index.near(_of(query, limit=NEAR), vector, NEAR)
-    if len(nearest) == NEAR and nearest[NEAR // 2][1] > SAME:  # the same again and again: look further down
-        nearest = await means.index.near(_of(query, limit=NEAR * FLOOD), vector, NEAR * FLOOD)
+    vector, limit = pool.asked.vector, effort.near
+    nearest = await means.index.near(_of(query, limit=limit), vector, limit)
+    if len(nearest) == limit and nearest[limit // 2][1] > SAME:  # the same again and again: look further down
+        nearest = await means.index.near(_of(query, limit=limit * FLOOD), vector, limit * FLOOD)
     missing = frozenset(id for id, _ in nearest if id not in pool.candidates)
     fetched = await means.store.find(_of(query, ids=missing, limit=len(missing))) if missing else []
     found = {record.id: record for record in fetched}
@@ -121,8 +163,38 @@ async def _near(question: Question, query: Query, means: Means, pool: Pool) -> N
             candidate.cosine = cosine
             candidate.by.add("near")
             pool.candidates[id] = candidate
-    floor = means.embedder.unrelated
-    pool.unrelated = max(floor, nearest[-1][1]) if len(nearest) >= NEAR else floor
+    pool.unrelated = means.embedder.unrelated
+
+
+async def _embedded(parts: Sequence[str], embedder: Embedder) -> Asked:
+    """Embed a question part by part: small models lose the thread in a long one, and its end matters most."""
+    if not isinstance(embedder, TokenEmbedder):
+        vectors = await embedder.embed(parts, query=True)
+        return Asked(_unit(vectors.mean(axis=0)))
+    vectors, packed = await embedder.encode(parts)
+    tokens = [unpack(part) for part in packed]
+    counts = np.concatenate([np.full(len(part), EARLIER**back) for back, part in enumerate(reversed(tokens))][::-1])
+    total = counts.sum()
+    return Asked(_unit(vectors.mean(axis=0)), np.concatenate(tokens), (counts / (total or 1.0)).astype(np.float32))
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector
+
+
+def likeliest(pool: Pool, by_words: dict[str, float]) -> list[Candidate]:
+    """Return the candidates in a first, rough order: those that lead by meaning or by words, or hold a literal."""
+    most = max(by_words.values(), default=0.0) or 1.0
+    cosines = [c.cosine for c in pool.candidates.values() if c.cosine is not None]
+    low, high = (min(cosines), max(cosines)) if cosines else (0.0, 1.0)
+
+    def promise(candidate: Candidate) -> float:
+        cosine = low if candidate.cosine is None else candidate.cosine
+        said = by_words.get(candidate.record.id, 0.0) / most
+        return said + (cosine - low) / ((high - low) or 1.0) + 0.5 * len(candidate.by & {"exact", "when"})
+
+    return sorted(pool.candidates.values(), key=lambda c: (-promise(c), c.record.id))
 
 
 async def _exact(question: Question, query: Query, store: Store) -> list[Record]:
@@ -151,21 +223,33 @@ async def _when(question: Question, query: Query, store: Store) -> list[Record]:
     return await store.find(_of(query, since=since, until=until, newest=True, limit=WHEN))
 
 
-async def _talks(query: Query, store: Store, pool: Pool, by_words: list[Record]) -> None:
-    """Read the conversations of the likeliest candidates, so that turns are weighed with what stands around them."""
-    nearest = sorted((c for c in pool.candidates.values() if c.cosine is not None), key=lambda c: -(c.cosine or 0.0))
-    order = [r for pair in zip([c.record for c in nearest], by_words, strict=False) for r in pair]
-    order += [c.record for c in nearest] + by_words
-    wholes = list(dict.fromkeys(record.part_of for record in order if record.part_of))[:TALKS]
-    if wholes:
-        turns = await store.find(_of(query, part_of=frozenset(wholes), newest=True, limit=TURNS))
-        for turn in reversed(turns):
-            pool.talks.setdefault(turn.part_of or "", []).append(turn)
-        for talk in pool.talks.values():
-            places = {turn.id: place for place, turn in enumerate(talk)}
-            near = {places[id] + step for id in list(pool.candidates) if id in places for step in (-1, 1)}
-            pool.add("around", [talk[place] for place in near if 0 <= place < len(talk)])
-    await _titles(query, store, pool)
+async def _around(query: Query, store: Store, pool: Pool, leading: Sequence[Candidate]) -> None:
+    """Add the turns before and after the likeliest candidates, so that they are weighed with what stands around."""
+    turns = [candidate.record for candidate in leading if candidate.record.part_of is not None]
+    if not turns:
+        return
+    for turn, (before, after) in zip(turns, await store.around(_of(query), turns), strict=True):
+        for first, second in ((before, turn), (turn, after)):
+            if first is not None and second is not None:
+                pool.add("around", [record for record in (first, second) if record.id not in pool.candidates])
+                pool.after[first.id], pool.before[second.id] = second.id, first.id
+
+
+async def _tokens(query: Query, means: Means, pool: Pool, leading: Sequence[Candidate]) -> None:
+    """Fetch the token vectors of the likeliest candidates, and of those who stand around them."""
+    if not leading or pool.asked is None or not len(pool.asked.tokens):
+        return
+    beside = [way[c.record.id] for c in leading for way in (pool.before, pool.after) if c.record.id in way]
+    wanted = {c.record.id: c for c in (*leading, *(pool.candidates[id] for id in beside))}
+    names = [(c.record.id, c.record.version) for c in wanted.values()]
+    try:
+        async with asyncio.timeout(TOKENS_S):
+            tokens = await means.store.tokens(query.scope, means.model, names)
+    except TimeoutError:
+        pool.notes += ("not compared word by word: the store took too long",)
+        return
+    for candidate, packed in zip(wanted.values(), tokens, strict=True):
+        candidate.tokens = packed
 
 
 async def _titles(query: Query, store: Store, pool: Pool) -> None:

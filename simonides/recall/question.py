@@ -11,6 +11,10 @@ from .when import window
 
 QUESTION_MAX = 20_000  # characters of a question that are looked at; more is a document, not a question
 LITERALS_MAX = 8
+PART = 80  # characters; sentences are put together up to this, and embedded each by itself
+PARTS_MAX = 10  # the last ones, where a question is a whole dialogue
+PART_MAX = 2_000  # characters of a part that are embedded
+_SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _QUOTED = re.compile(r'"([^"\n]{2,200})"|“([^”\n]{2,200})”|«([^»\n]{2,200})»|`([^`\n]{2,200})`|「([^」\n]{2,200})」')
 # Identifiers and numbers: something with a digit, or joined by -, _, /, . or @ (PR-2291, v1.2, me@example.org).
 _IDENTIFIER = re.compile(r"(?<![\w])(?=[\w.@/#+:-]*\d)[\w][\w.@/#+:-]*[\w]|(?<![\w])[\w.+-]+@[\w-]+\.[\w.-]+|\b\d+\b")
@@ -24,11 +28,25 @@ class Question:
     literals: tuple[str, ...]  # folded: quotes, numbers and identifiers that must be there letter for letter
     window: tuple[datetime, datetime] | None
     at: datetime
+    parts: tuple[str, ...] = ()  # the sentences, short ones together: what is embedded
 
 
 def understand(text: str, at: datetime, zone: tzinfo | None = None) -> Question:
     text = text[:QUESTION_MAX]
-    return Question(text, tuple(words.asked(text)), tuple(literals(text)), window(text, at, zone), at)
+    asked, exact = tuple(words.asked(text)), tuple(literals(text))
+    return Question(text, asked, exact, window(text, at, zone), at, tuple(parts(text)))
+
+
+def parts(text: str) -> list[str]:
+    """Return the last sentences of the text, neighbours that are short put together."""
+    found, current = list[str](), ""
+    for sentence in filter(None, map(str.strip, _SENTENCE.split(text))):
+        if current and len(current) + len(sentence) > PART:
+            found.append(current)
+            current = ""
+        current = f"{current} {sentence}" if current else sentence
+    found.append(current or text)
+    return [part[:PART_MAX] for part in found[-PARTS_MAX:]]
 
 
 def literals(text: str) -> list[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
+from ..kinds import Message
 from ..query import Factor, Hit
 from ..record import IMPORTANCE, Record
 from .gather import Candidate, Pool, saying
 from .question import Question
-from .signals import SIGNALS, Evidence, Values, half_life
+from .signals import SIGNALS, Evidence, half_life, late, near, passage
+from .weights import COMPANY, Model, fitted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a share of the relevance
 AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: after everything that fits at all
+DIALOGUE = 4  # parts from which a question is a whole dialogue
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
-DOUBT = 0.4  # the share of the score that does not depend on how well the best candidate fits at all
 
 
 class Hits(list[Hit]):
@@ -28,14 +35,12 @@ class Hits(list[Hit]):
         return self
 
 
-def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False) -> Hits:
-    evidence = Evidence.of(question, pool)
-    weighed = fuse(evidence)
-    found = [
-        (boosted(weighed.relevance(id), candidate.record, question), id, candidate)
-        for id, candidate in evidence.candidates
-    ]
-    found.sort(key=lambda item: (-item[0], item[1]))
+def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False, least: float = 0.0) -> Hits:
+    """Return the best of the pool: at most `limit`, none whose score is below `least`."""
+    if not pool.candidates:
+        return Hits().noting(*pool.notes)
+    weighed = fuse(Evidence.of(question, pool))
+    found = ranked(question, pool, weighed)
     hits = [
         Hit(
             record=leader.record,
@@ -46,56 +51,109 @@ def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False) -
             also=also,
         )
         for score, id, leader, also in collapsed(found, limit)
+        if score >= least
     ]
-    return Hits(hits).noting(*pool.notes)
+    return Hits(hits).noting(*pool.notes, weighed.note)
+
+
+def ranked(question: Question, pool: Pool, weighed: Weighed) -> list[tuple[float, str, Candidate]]:
+    """Return (score, id, candidate), best first."""
+    found = [
+        (boosted(relevance, pool.candidates[id].record, question), id, pool.candidates[id])
+        for id, relevance in zip(weighed.ids, weighed.relevance.tolist(), strict=True)
+    ]
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """The signals that say anything for this question, each with the factor that turns its value into its share."""
+    """The candidates' values by signal, each scaled, and what they come to."""
 
-    values: Mapping[str, Values]
-    factor: Mapping[str, float]
-
-    def relevance(self, id: str) -> float:
-        """Return the sum of all shares, in [0, 1]."""
-        return sum(factor * self.values[name].get(id, 0.0) for name, factor in self.factor.items())
+    ids: list[str]
+    names: tuple[str, ...]
+    values: NDArray[np.float32]  # (candidates, signals)
+    weights: NDArray[np.float32]  # of the signals, for this company
+    relevance: NDArray[np.float32]
+    note: str | None
 
     def factors(self, id: str) -> tuple[Factor, ...]:
-        """Return what the relevance is made of, the largest share first."""
-        parts = [Factor(name, self.values[name].get(id, 0.0), 0.0) for name in self.factor]
-        shares = [replace(part, share=self.factor[part.name] * part.value) for part in parts if part.value > 0]
-        return tuple(sorted(shares, key=lambda part: -part.share))
+        """Return what the relevance is made of, the largest share first; the shares add up to it."""
+        place = self.ids.index(id)
+        parts = self.values[place] * self.weights
+        total, relevance = float(parts.sum()) or 1.0, float(self.relevance[place])
+        named = zip(self.names, self.values[place].tolist(), parts.tolist(), strict=True)
+        shares = [Factor(name, value, relevance * part / total) for name, value, part in named if part > 0]
+        return tuple(sorted(shares, key=lambda factor: -factor.share))
 
 
 def fuse(evidence: Evidence) -> Weighed:
-    """Weigh the signals. Those on a scale of their own are set to 1 for the best candidate, so the sum is relative (the
-    best is near 1 even when nothing fits); therefore all is scaled by how well the best one fits in itself.
+    """Weigh the signals, and turn their sum into a relevance: how likely this is what was asked for.
+
+    The sum says how a candidate compares with the others of this question. How well the best one fits at all is told by
+    its meaning and words in themselves, and the others' relevance is below it by as much as their sums are.
     """
-    values = {name: signal(evidence) for name, (signal, _, _) in SIGNALS.items()}
-    fit = DOUBT + (1 - DOUBT) * confidence(values)
-    tops = {name: max(found.values(), default=0.0) for name, found in values.items()}
-    heard = {name: SIGNALS[name][1] for name, top in tops.items() if top > 0}
-    total = sum(heard.values()) or 1.0
-    factor = {name: weight / total * fit / (tops[name] if SIGNALS[name][2] else 1.0) for name, weight in heard.items()}
-    return Weighed(values, factor)
+    weights, note = fitted()
+    model = weights.late if evidence.looked.any() else weights.plain
+    names, values = valued(evidence)
+    mine = np.array([company(evidence) @ np.array(model.weights.get(name, (0, 0, 0))) for name in names], np.float32)
+    sums = values @ mine
+    relevance = _logistic(level(evidence, model, sums) + model.scale * (sums - sums.max(initial=0)))
+    speaks = (values * mine > 0).any(axis=1)
+    return Weighed(evidence.ids, names, values, mine, np.where(speaks, relevance, 0), note)
 
 
-def confidence(values: dict[str, Values]) -> float:
-    """Return how well the best candidate fits, by meaning or by words or letter for letter, in itself."""
-    doubt = 1.0
-    for name, full in (("near", 0.5), ("words", 0.5), ("exact", 1.0)):
-        doubt *= 1 - min(1.0, max(values[name].values(), default=0.0) / full)
-    return 1 - doubt
+def valued(evidence: Evidence) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return the names of the signals, and the candidates' values by them, scaled where a signal is relative."""
+    found = [
+        _scaled(signal(evidence)) if relative else np.asarray(signal(evidence), np.float32)
+        for signal, relative in SIGNALS.values()
+    ]
+    return tuple(SIGNALS), np.stack(found, axis=1)
+
+
+def _scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
+    scaled: NDArray[np.float32] = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return scaled
+
+
+def company(evidence: Evidence) -> NDArray[np.float32]:
+    """Return how much of the pool is of each kind of company, in the order of COMPANY; together 1."""
+    alone = "notes" if len(evidence.question.parts) < DIALOGUE else "dialogue"
+    shares = dict.fromkeys(COMPANY, 0)
+    helped = {
+        record.part_of
+        for record in evidence.records
+        if isinstance(record.body, Message) and record.body.role == "assistant"
+    }
+    for record in evidence.records:
+        said = isinstance(record.body, Message) and record.part_of is not None
+        shares[("chat" if record.part_of in helped else "talk") if said else alone] += 1
+    return np.array([shares[name] / len(evidence.records) for name in COMPANY], np.float32)
+
+
+def level(evidence: Evidence, model: Model, sums: NDArray[np.float32]) -> float:
+    """Return how well the best candidate fits at all, in logits."""
+    best = int(sums.argmax())
+    fits = [1.0, *(float(signal(evidence)[best]) for signal in (late, near, passage))]
+    return sum(weight * fit for weight, fit in zip(model.level, fits, strict=True))
+
+
+def _logistic(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -30, 30))), np.float32)
 
 
 def boosted(relevance: float, record: Record, question: Question) -> float:
-    """Return the relevance with at most 14 % added, so that no boost lifts what is irrelevant over what is relevant."""
+    """Return the relevance with its odds raised by at most 14 %, so that no boost lifts what is irrelevant over what is
+    relevant.
+    """
     age = max(0.0, (question.at - record.at).total_seconds() / 86_400) if record.at else 0.0
     recency: float = 0.5 ** (age / half_life(record))
     importance = (record.importance - IMPORTANCE) / (10 - IMPORTANCE)
     relevance = max(relevance, AT_HAND if record.pinned else 0.0)
-    return min(1.0, relevance * (1 + RECENCY * recency + IMPORTANT * max(-1.0, importance) + PIN * record.pinned))
+    boost = RECENCY * recency + IMPORTANT * max(-1.0, importance) + PIN * record.pinned
+    return relevance * (1 + boost) / (1 + relevance * boost)
 
 
 def collapsed(

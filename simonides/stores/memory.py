@@ -143,6 +143,21 @@ class MemoryStore:
     async def count(self, query: Query) -> int:
         return len(self._matching(query))
 
+    async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
+        found = sorted(self._matching(dataclasses.replace(query, ids=None)), key=Place.of)
+        talks: dict[str | None, dict[Place, Record]] = {}  # each record in its latest version, in order
+        for record in found:
+            if record.part_of is not None:
+                place = dataclasses.replace(Place.of(record), version=1)
+                talks.setdefault(record.part_of, {})[place] = _own(record)
+
+        def beside(record: Record) -> tuple[Record | None, Record | None]:
+            talk, here = talks.get(record.part_of, {}), dataclasses.replace(Place.of(record), version=1)
+            before, after = [p for p in talk if p < here], [p for p in talk if p > here]
+            return (talk[before[-1]] if before else None), (talk[after[0]] if after else None)
+
+        return [beside(record) for record in records]
+
     async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
         asked = set(language.asked(text))
         found = self._matching(query) if asked else []
@@ -199,6 +214,10 @@ class MemoryStore:
             if scope is None or realm == scope.realm:
                 counts[model] += group.count
         return {model: counts[model] for model in sorted(counts) if counts[model]}
+
+    async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
+        tokens = self._group_of(scope, model).tokens
+        return [tokens.get((Ref(*scope.realm, id), version), b"") for id, version in which]
 
     async def drop_model(self, model: str) -> int:
         dropped = [self._groups.pop(name) for name in list(self._groups) if name[1] == model]
@@ -332,6 +351,7 @@ class _Group:
         self.dimension = 0
         self.rows: list[_Row | None] = []
         self.holes: list[int] = []
+        self.tokens: dict[tuple[Ref, int], bytes] = {}
         self._embedded: set[tuple[Ref, int]] = set()
 
     @property
@@ -343,10 +363,12 @@ class _Group:
         self.dimension = embedding.vectors.shape[1]
         if name not in self._embedded:
             self._embedded.add(name)
+            self.tokens[name] = embedding.tokens
             self.rows += [_Row(*name, vector.tobytes()) for vector in embedding.vectors.astype("<f2")]
 
     def empty(self, ref: Ref) -> None:
         self._embedded = {name for name in self._embedded if name[0] != ref}
+        self.tokens = {name: tokens for name, tokens in self.tokens.items() if name[0] != ref}
         emptied = [slot for slot, row in enumerate(self.rows) if row and row.ref == ref]
         for slot in emptied:
             self.rows[slot] = None

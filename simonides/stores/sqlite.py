@@ -174,6 +174,8 @@ class SqliteStore:
         for place, half in enumerate(halves):
             db.execute("INSERT INTO vectors VALUES (?, ?, ?)", ((group << 32) + slots + place, row, half.tobytes()))
         db.execute("UPDATE groups SET slots = slots + ? WHERE grp = ?", (len(halves), group))
+        if embedding.tokens:
+            db.execute("INSERT INTO tokens VALUES (?, ?)", ((group << 40) + row, embedding.tokens))
 
     def _log(self, db: apsw.Connection, change: Change) -> Change:
         scope, note = change.scope, change.note
@@ -226,6 +228,30 @@ class SqliteStore:
             return 0
         where, values = rows.where(query, realm)
         return int(_one(db, f"SELECT count(*) FROM records r WHERE {where}", values))
+
+    async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
+        return await self._read(lambda db: self._around(db, query, records))
+
+    def _around(
+        self, db: apsw.Connection, query: Query, records: Sequence[Record]
+    ) -> list[tuple[Record | None, Record | None]]:
+        realm = self._known_realm(db, query.scope)
+        if realm is None:
+            return [(None, None)] * len(records)
+        where, values = rows.where(dataclasses.replace(query, ids=None), realm)
+        sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} AND r.part_of = ?"
+        ways = [
+            f"{sql} AND (r.at, r.id) {way} (?, ?) ORDER BY r.at {order}, r.id {order}, r.version DESC LIMIT 1"
+            for way, order in (("<", "DESC"), (">", "ASC"))
+        ]
+
+        def beside(way: str, record: Record) -> Record | None:
+            place = (*values, record.part_of, rows.stamp(record.at), record.id)
+            found = _all(db, way, place) if record.part_of is not None else []
+            return rows.as_record(found[0], query.scope) if found else None
+
+        before, after = ways
+        return [(beside(before, record), beside(after, record)) for record in records]
 
     async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
         return await self._read(lambda db: self._words(db, query, text))
@@ -397,6 +423,18 @@ class SqliteStore:
 
         return await self._read(read)
 
+    async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
+        def read(db: apsw.Connection) -> list[bytes]:
+            realm, group = self._known_realm(db, scope), self._extent(db, scope, model).group
+            sql = (
+                "SELECT t.value FROM records r CROSS JOIN tokens t ON t.row = ? + r.row"
+                " WHERE r.realm = ? AND r.id = ? AND r.version = ?"
+            )
+            found = (_all(db, sql, (group << 40, realm, id, version)) for id, version in which)
+            return [row[0][0] if row else b"" for row in found]
+
+        return await self._read(read)
+
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         def read(db: apsw.Connection) -> dict[str, int]:
             sql = (
@@ -415,6 +453,7 @@ class SqliteStore:
                 db.execute("DELETE FROM vectors WHERE vector >= ? AND vector < ?", (group << 32, group + 1 << 32))
                 dropped += db.changes()
                 db.execute("DELETE FROM holes WHERE grp = ?", (group,))
+                db.execute("DELETE FROM tokens WHERE row >= ? AND row < ?", (group << 40, group + 1 << 40))
                 # The number stays taken, so that files named after it are never another group's.
                 sql = "UPDATE groups SET model = ?, slots = 0, holes = 0 WHERE grp = ?"
                 db.execute(sql, (f"{uuid.uuid4()} dropped", group))
@@ -672,6 +711,7 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
         db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
     for (vector,) in _all(db, "DELETE FROM vectors WHERE row = ? RETURNING vector", (row,)):
         group = vector >> 32
+        db.execute("DELETE FROM tokens WHERE row = ?", ((group << 40) + row,))
         db.execute("INSERT INTO holes SELECT grp, holes, ? FROM groups WHERE grp = ?", (vector - (group << 32), group))
         db.execute("UPDATE groups SET holes = holes + 1 WHERE grp = ?", (group,))
     db.execute("DELETE FROM records WHERE row = ?", (row,))

@@ -14,8 +14,14 @@ import apsw
 
 from ..errors import Damaged
 
-SCHEMA = 1
-STEPS: Mapping[int, str] = {}
+SCHEMA = 2
+STEPS: Mapping[int, str] = {
+    2: """
+        CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
+        DROP INDEX records_part;
+        CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;
+    """,
+}
 
 
 def migrate(db: apsw.Connection, path: str | None, steps: Mapping[int, str] = STEPS, newest: int = SCHEMA) -> None:

@@ -21,7 +21,7 @@ CREATE UNIQUE INDEX records_id ON records (realm, id, version);
 CREATE INDEX records_at ON records (realm, at, id);
 CREATE INDEX records_user ON records (realm, user, at) WHERE user <> '';
 CREATE INDEX records_session ON records (realm, session) WHERE session <> '';
-CREATE INDEX records_part ON records (realm, part_of) WHERE part_of IS NOT NULL;
+CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;
 CREATE INDEX records_key ON records (realm, kind, key) WHERE key IS NOT NULL AND known_until IS NULL;
 CREATE INDEX records_folder ON records (realm, folder) WHERE folder IS NOT NULL;
 CREATE INDEX records_pinned ON records (realm, at, id) WHERE pinned = 1 AND known_until IS NULL;
@@ -43,6 +43,8 @@ CREATE TABLE groups (
 );
 CREATE TABLE vectors (vector INTEGER PRIMARY KEY, row INTEGER NOT NULL, value BLOB NOT NULL);
 CREATE INDEX vectors_row ON vectors (row);
+-- What the tokens of a text mean, by row = (grp << 40) + the row of the record.
+CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE holes (grp INTEGER, hole INTEGER, slot INTEGER NOT NULL, PRIMARY KEY (grp, hole)) WITHOUT ROWID;
 
 CREATE TABLE changes (
