@@ -1203,6 +1203,11 @@ def test_a_session_whose_conversation_came_from_elsewhere_goes_on_in_it(memory: 
     assert kept.part_of and memory.messages(kept.part_of, user="ana") == [kept]
 
 
+def test_labels_that_can_be_read_but_once_are_those_of_every_text(memory: Memory) -> None:
+    kept = memory.remember(["one", "two"], labels=iter(["b", "a"]))
+    assert [record.labels for record in kept] == [("a", "b"), ("a", "b")]
+
+
 def test_the_same_session_name_of_two_users_is_two_conversations(memory: Memory) -> None:
     ana = memory.remember("ana's", session="1", user="ana")
     bob = memory.remember("bob's", session="1", user="bob")
