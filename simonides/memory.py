@@ -222,8 +222,8 @@ class AsyncMemory:
 
     async def _recall(self, text: str, query: Query, explain: bool) -> Hits:
         store = await self._ready()
-        if self._settled:
-            await self._settle()  # another process may have written since
+        if self._settled and self._passes:
+            await self._passes.keep_up()  # another process may have written since
         question = understand(text, now(), self._zone)
         means = Means(store, self._index, self._embedder)
         hits = await answer(question, query, means, explain=explain)

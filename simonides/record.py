@@ -158,20 +158,7 @@ class Record:
     @property
     def at(self) -> datetime | None:
         """When it was said or began to be true; failing that, when we learned of it."""
-        return self.at_if_known(self.known.since)
-
-    def at_if_known(self, since: datetime | None) -> datetime | None:
-        """Return `at` as it will be when this version has become known then."""
-        said, learned = self.valid.since, self.begun or since
-        return learned if said is None or self.valid == NEVER else said
-
-    def known_as(self, known: Span) -> Self:
-        """Return this version with that clock: every write makes one, and `replace` would take twice the time."""
-        copy = object.__new__(type(self))
-        for name in _FIELDS:
-            object.__setattr__(copy, name, getattr(self, name))
-        object.__setattr__(copy, "known", known)
-        return copy
+        return at_if_known(self, self.known.since)
 
     def revise(self, **changes: Any) -> Self:
         begun = self.begun or self.known.since
@@ -192,6 +179,21 @@ class Record:
         """Return what a reader wants to see first; `dataclasses.asdict` has everything."""
         text = self.text if len(self.text) <= 80 else f"{self.text[:79]}…"
         return f"<{type(self.body).__name__} {text!r} id={self.id} version={self.version}>"
+
+
+def at_if_known(record: Record, since: datetime | None) -> datetime | None:
+    """Return `at` as it will be when this version has become known then."""
+    said, learned = record.valid.since, record.begun or since
+    return learned if said is None or record.valid == NEVER else said
+
+
+def known_as(record: Record, known: Span) -> Record:
+    """Return this version with that clock: every write makes one, and `dataclasses.replace` takes twice the time."""
+    copy = object.__new__(Record)
+    for name in _FIELDS:
+        object.__setattr__(copy, name, getattr(record, name))
+    object.__setattr__(copy, "known", known)
+    return copy
 
 
 _FIELDS = tuple(part.name for part in dataclasses.fields(Record))

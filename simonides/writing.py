@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from .errors import Conflict
-from .record import NEVER, Record, Span
+from .record import NEVER, Record, Span, known_as
 from .store import Batch, Change, Store
 from .versions import every, latest, walls
 
@@ -69,7 +69,7 @@ async def _as_kept(store: Store, records: Sequence[Record], changes: Sequence[Ch
     at = {(change.id, change.version): change.at for change in changes}
     if all((record.id, record.version) in at for record in records):
         spans = {since: Span(since=since) for since in at.values()}
-        return [record.known_as(spans[at[record.id, record.version]]) for record in records]
+        return [known_as(record, spans[at[record.id, record.version]]) for record in records]
     found = await store.find(every(walls(records[0].scope), {record.id for record in records}))
     kept = {(record.id, record.version): record for record in found}
     return [kept[record.id, record.version] for record in records]

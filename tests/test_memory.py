@@ -37,6 +37,7 @@ from simonides import (
     Unavailable,
 )
 from simonides.recall.fit import estimated
+from simonides.stores.sqlite import SqliteStore
 
 JUNE = datetime(2026, 6, 1, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -1245,6 +1246,36 @@ async def test_what_is_remembered_while_the_followers_read_is_read_after_it(home
         go_on.set()
     async with AsyncMemory("me.db", embedder="none") as memory:
         assert (await memory.stats())["vectors"] == 2
+
+
+@pytest.mark.parametrize("url", ["me.db", ":memory:"])
+async def test_a_recall_reads_the_log_only_where_something_was_written(
+    url: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[int]()
+    changes = SqliteStore.changes
+
+    async def counted(store: SqliteStore, *, after: int = 0, limit: int = 100) -> Any:
+        read.append(after)
+        return await changes(store, after=after, limit=limit)
+
+    monkeypatch.setattr(SqliteStore, "changes", counted)
+    async with AsyncMemory(url, embedder="hashing:") as memory:
+        await memory.remember("the bridge is out")
+        read.clear()
+        for _ in range(3):
+            assert "near" in (await memory.recall("bridge"))[0].by
+        assert read == []
+        await memory.remember("the ferry goes")
+        assert read == [1]
+
+
+async def test_what_another_memory_writes_is_found_by_the_next_recall_by_meaning(home: Path) -> None:
+    async with AsyncMemory("me.db", embedder="hashing:") as mine, AsyncMemory("me.db", embedder="none") as theirs:
+        for number in range(5):
+            await theirs.remember(f"the bridge number {number}")
+            hits = await mine.recall("bridge number", limit=20)
+            assert len(hits) == number + 1 and all("near" in hit.by for hit in hits)
 
 
 def test_what_was_unsettled_when_the_memory_closed_is_caught_up_later(home: Path) -> None:

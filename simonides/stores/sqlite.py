@@ -36,6 +36,7 @@ from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
+from .sqlite_watch import Watch
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -69,6 +70,8 @@ class SqliteStore:
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
+        self._watch = Watch(None if path is None else self._connect)
+        self._head: tuple[int | None, int] = (None, 0)  # what the watch saw, and the log's last line then
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
@@ -284,6 +287,17 @@ class SqliteStore:
         )
         return await self._read(lambda db: [_change(row) for row in _all(db, sql, (after, limit))])
 
+    async def head(self) -> int:
+        """Ask the watch, in this thread and without touching the disk; only where it saw a commit, read the log."""
+        seen = self._watch.seen()
+        if seen is None or seen != self._head[0]:
+            self._head = await self._read(self._read_head)
+        return self._head[1]
+
+    def _read_head(self, db: apsw.Connection) -> tuple[int | None, int]:
+        seen = self._watch.look()  # before it reads: a commit in between is seen the next time
+        return seen, int(_one(db, "SELECT max(seq) FROM changes") or 0)
+
     async def cursor(self, name: str) -> int:
         return await self._read(lambda db: _place(db, name))
 
@@ -411,6 +425,7 @@ class SqliteStore:
     async def close(self) -> None:
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
+        self._watch.close()
         for connection in self._open:
             connection.close()
         self._open.clear()

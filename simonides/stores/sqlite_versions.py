@@ -12,7 +12,7 @@ import apsw
 import msgspec
 
 from .. import words as language
-from ..record import Body, Record, Span
+from ..record import Body, Record, Span, at_if_known
 from ..store import Change
 from . import sqlite_rows as rows
 
@@ -32,7 +32,7 @@ def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: dat
     first = db.last_insert_rowid() - len(versions) + 1  # the transaction is the only one that writes
     numbered = list(enumerate(versions, first))
     db.executemany(
-        WORDS, [(row, terms(realm, record.body, record.at_if_known(known.since))) for row, (record, known) in numbered]
+        WORDS, [(row, terms(realm, record.body, at_if_known(record, known.since))) for row, (record, known) in numbered]
     )
     if labels := [(realm, label, row) for row, (record, _) in numbered for label in record.labels]:
         db.executemany(LABEL, labels)

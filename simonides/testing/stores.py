@@ -1662,3 +1662,14 @@ async def _both(store: Store, model: Model, name: str, which: int, new: Record, 
 
 class StoreSuite(Writing, Restoring, Erasing, Clocks, Finding, Words, Texts, Walls, Vectors, Upkeep, Rules):
     """Everything that a store owes."""
+
+    async def test_the_head_is_the_last_line_of_the_log(self, store: Store) -> None:
+        assert await store.head() == 0
+        record = said("bridge")
+        for batch in (Batch(put=(record,)), Batch(put=(said("harbour"), said("ferry"))), Batch(erase=(record.ref,))):
+            await store.commit(batch)
+            assert await store.head() == (await store.changes())[-1].seq == await store.head()
+        await store.commit(Batch(embeddings=(embedded(said("gone")),)), cursor=Cursor("reader", 0, 4))
+        with pytest.raises(Conflict):
+            await store.commit(Batch(put=(said("harbour"),)), cursor=Cursor("reader", 0, 4))
+        assert await store.head() == 4
