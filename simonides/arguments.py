@@ -6,6 +6,7 @@ Every refusal is `Invalid` and says what would be right.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, tzinfo
 from typing import Any, TypedDict, TypeVar
@@ -25,6 +26,8 @@ LABELS_MAX = 100
 METADATA_MAX = 256 * 1024  # characters of all its strings and keys, and one for every value
 DEPTH_MAX = 32
 LIMIT_MAX = 10_000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Moment = datetime | date | str
 
@@ -168,7 +171,7 @@ def named(what: str, value: Any) -> str | None:
         raise Invalid(f"{what} {value!r} looks like a wildcard; there are none: leave it out to leave it open")
     if len(value) > NAME_MAX:
         raise Invalid(f"{what} is longer than {NAME_MAX} characters")
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+    if _CONTROL.search(value):
         raise Invalid(f"{what} holds a control character")
     encoded(value, what)
     return plain(value)

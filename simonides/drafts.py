@@ -29,6 +29,7 @@ from .record import IMPORTANCE, TICK, Body, Link, Record, Scope, Span, new_id, n
 Content = str | Mapping[str, Any] | Body
 ROLES = ("user", "assistant", "system", "tool", "developer")
 SPELLINGS = {"text": "content", "timestamp": "at", "created_at": "at", "speaker": "name"}
+ALWAYS = Span()
 MESSAGE = ("role", "content", "at", "name", "id", "labels", "importance", "pinned", "metadata")
 
 
@@ -47,7 +48,9 @@ class Draft:
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def one(self, content: Content) -> Record:
-        return self._record(content, {"at": self.at, "id": self.id, **_items(content)}, self.part_of, now())
+        return self._record(
+            content, {"at": self.at, "id": self.id, **_items(content)}, self.part_of, now(), self._shared()
+        )
 
     def many(self, contents: Sequence[Content], title: str | None) -> tuple[Record | None, list[Record]]:
         """Return the conversation that the contents make up, if they are messages, and the records in their order.
@@ -62,10 +65,10 @@ class Draft:
         items = [_items(content) for content in contents]
         whole = self.conversation(title, items) if self._is_talk(contents) else None
         part_of = whole.id if whole else self.part_of
-        records, at = list[Record](), start - TICK
+        records, at, shared = list[Record](), start - TICK, self._shared()
         for content, item in zip(contents, items, strict=True):
             said = item if "at" in item or records else {"at": self.at, **item}
-            records.append(self._record(content, said, part_of, at + TICK))
+            records.append(self._record(content, said, part_of, at + TICK, shared))
             at = records[-1].valid.since or at + TICK
         if whole is None:
             return None, records
@@ -95,27 +98,39 @@ class Draft:
         said = any(isinstance(content, Mapping | Message) for content in contents)
         return self.part_of is None and (said or self.scope.session is not None)
 
-    def _record(self, content: Content, item: Mapping[str, Any], part_of: str | None, at: datetime) -> Record:
+    def _record(
+        self, content: Content, item: Mapping[str, Any], part_of: str | None, at: datetime, shared: _Shared
+    ) -> Record:
         body = self._body(content, item)
         since = moment("at", item.get("at"), self.zone) or (at if isinstance(body, Message) else None)
-        until = moment("ends", self.given.get("ends"), self.zone)
+        until, labels, importance = shared.until, item.get("labels"), item.get("importance")
         if since and until and until <= since:
             raise Invalid(f"ends {until} is not after {since}, when it begins")
-        labels = {*names_of("labels", self.given.get("labels")), *names_of("labels", item.get("labels"))}
-        importance = item.get("importance", self.given.get("importance"))
         return Record(
             id=named("id", item.get("id")) or new_id(),
             scope=self.scope,
             body=body,
             part_of=part_of,
             links=self.links,
-            valid=Span(since, until),
-            source=named("source", self.given.get("source")) or "caller",
-            labels=tuple(sorted(labels)),
-            folder=folder_of(self.given.get("folder")),
-            importance=IMPORTANCE if importance is None else importance_of(importance),
-            pinned=flag("pinned", item.get("pinned", self.given.get("pinned", False))),
+            valid=Span(since, until) if since or until else ALWAYS,
+            source=shared.source,
+            labels=tuple(sorted({*shared.labels, *names_of("labels", labels)})) if labels else shared.labels,
+            folder=shared.folder,
+            importance=shared.importance if importance is None else importance_of(importance),
+            pinned=flag("pinned", item["pinned"]) if "pinned" in item else shared.pinned,
             metadata=metadata_of(self.given.get("metadata")) | metadata_of(item.get("metadata")),
+        )
+
+    def _shared(self) -> _Shared:
+        given = self.given
+        importance = given.get("importance")
+        return _Shared(
+            until=moment("ends", given.get("ends"), self.zone),
+            source=named("source", given.get("source")) or "caller",
+            labels=names_of("labels", given.get("labels")),
+            folder=folder_of(given.get("folder")),
+            importance=IMPORTANCE if importance is None else importance_of(importance),
+            pinned=flag("pinned", given.get("pinned", False)),
         )
 
     def _body(self, content: Content, item: Mapping[str, Any]) -> Body:
@@ -136,6 +151,18 @@ class Draft:
         role = role or "user"
         _check_role(role)
         return Message(text=text, role=role, name=name)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What is said of every record of one call, narrowed."""
+
+    until: datetime | None
+    source: str
+    labels: tuple[str, ...]
+    folder: str | None
+    importance: int
+    pinned: bool
 
 
 def _check_role(role: Any) -> None:

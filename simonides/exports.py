@@ -32,6 +32,7 @@ PARTIAL, ERASING = ".partial", ".erasing"  # how names of files end that are bei
 GZIP = b"\x1f\x8b"
 UNREADABLE = (OSError, EOFError, zlib.error)
 FIELDS: dict[str, Any] = {name: kind for name, kind in typing.get_type_hints(Record).items() if name != "body"}
+LINE: Any = msgspec.defstruct("Line", [("kind", str), ("body", msgspec.Raw), *FIELDS.items()])
 
 
 def line(record: Record) -> bytes:
@@ -45,11 +46,11 @@ def line(record: Record) -> bytes:
 def record(line: bytes) -> Record:
     """Return the version that the line says. Raise Damaged where it is none."""
     try:
-        raw = msgspec.json.decode(line, type=dict[str, Any])
-        body = msgspec.convert(raw["body"], KINDS[raw["kind"]])
-        return Record(body=body, **{name: msgspec.convert(raw[name], kind) for name, kind in FIELDS.items()})
+        said = msgspec.json.decode(line, type=LINE)
+        body = msgspec.json.decode(said.body, type=KINDS[said.kind])
+        return Record(body=body, **{name: getattr(said, name) for name in FIELDS})
     except KeyError as error:
-        raise Damaged(f"not a record of ours: {error} is missing or not known here") from None
+        raise Damaged(f"not a record of ours: the kind {error} is not known here") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise Damaged(f"not a record of ours: {error}") from None
 

@@ -7,6 +7,7 @@ in the same transaction as its new place in the log, so a crash repeats work but
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import Conflict
@@ -30,33 +31,45 @@ class Follower(Protocol):
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch: ...
 
 
-async def step(follower: Follower, store: Store, limit: int = STEP) -> int:
-    """Let the follower read the next changes; return how many there were.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a follower has read, how many changes the step read, and whether those were the last."""
+
+    place: int
+    count: int
+    done: bool
+
+
+async def step(follower: Follower, store: Store, limit: int = STEP) -> Step:
+    """Let the follower read the next changes.
 
     Another process may be the same follower: whoever comes second finds the place moved, and its work undone.
     """
     place = await store.cursor(follower.name)
     changes = await store.changes(after=place, limit=limit)
     if not changes:
-        return 0
+        return Step(place, 0, True)
     wanted = [change for change in changes if follower.kinds is None or change.kind in follower.kinds]
     batch = await follower.follow(wanted, store) if wanted else Batch()
     try:
         await store.commit(batch, cursor=Cursor(follower.name, place, changes[-1].seq))
     except Conflict:
-        if await store.cursor(follower.name) == place:
+        if (moved := await store.cursor(follower.name)) == place:
             raise
-    return len(changes)
+        return Step(moved, len(changes), False)
+    return Step(changes[-1].seq, len(changes), len(changes) < limit)
 
 
-async def settle(followers: Sequence[Follower], store: Store, progress: Progress | None = None) -> None:
-    """Run until no follower has anything left to read."""
-    busy = list(followers)
+async def settle(followers: Sequence[Follower], store: Store, progress: Progress | None = None) -> int:
+    """Run until no follower has anything left to read; return the line of the log that all of them have read."""
+    busy, places = list(followers), dict[str, int]()
     while busy:
-        read = [(follower, await step(follower, store)) for follower in busy]
-        busy = [follower for follower, count in read if count == STEP]
-        if progress and any(count for _, count in read):
-            progress(max(count for _, count in read))
+        steps = [(follower, await step(follower, store)) for follower in busy]
+        places |= {follower.name: step.place for follower, step in steps}
+        busy = [follower for follower, step in steps if not step.done]
+        if progress and any(step.count for _, step in steps):
+            progress(max(step.count for _, step in steps))
+    return min(places.values(), default=0)
 
 
 async def lagging(followers: Sequence[Follower], store: Store) -> list[str]:

@@ -243,8 +243,8 @@ class AsyncMemory:
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
     ) -> Hits:
         store = await self._ready()
-        if self._settled:
-            await self._settle()  # another process may have written since
+        if self._settled and self._passes:
+            await self._passes.keep_up()  # another process may have written since
         question = understand(text, now(), self._zone)
         hits = await answer(question, query, self._means(store), effort, explain=explain, least=least)
         return hits.noting(self.behind)

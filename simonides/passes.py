@@ -28,6 +28,7 @@ class Passes:
     def __init__(self, store: Store, followers: Sequence[Follower], index: Index | None, home: Scope) -> None:
         self.behind: str | None = None
         self._store, self._followers, self._index, self._home = store, followers, index, home
+        self._place = 0  # the line of the log that every follower has read
         self._gathered = 0  # changes followed since the index last caught up
         self._running = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # not begun yet
@@ -43,7 +44,13 @@ class Passes:
 
     async def settle(self, progress: Progress | None = None) -> None:
         """Wait until what is written now is followed."""
-        await asyncio.shield(self.begin(progress))
+        if self._followers:
+            await asyncio.shield(self.begin(progress))
+
+    async def keep_up(self) -> None:
+        """The same at next to no cost where nobody, in whatever process, has written since the last pass."""
+        if self._followers and await self._store.head() > self._place:
+            await self.settle()
 
     async def ended(self) -> None:
         """Wait for the passes that were begun, however they end."""
@@ -58,7 +65,7 @@ class Passes:
         async with self._running:
             self._next = None
             try:
-                await settle(self._followers, self._store, gathered)
+                self._place = await settle(self._followers, self._store, gathered)
                 self.behind = None
                 await self._catch_up()
             except Unavailable as error:

@@ -166,6 +166,14 @@ class Store(Protocol):
         """Return the log's lines after that one, in order."""
         ...
 
+    async def head(self) -> int:
+        """Return the number of the log's last line; 0 while there is none.
+
+        It is asked before every recall, and sees what any process has written. Where nothing was, it costs next to
+        nothing.
+        """
+        ...
+
     async def cursor(self, name: str) -> int:
         """Return how far the named follower has read; 0 if it never did."""
         ...

@@ -14,15 +14,16 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache
 
 import Stemmer
 
-from .record import Record
+from .record import Body, Record
 
 VERSION = 1
 TERM_MAX = 48  # characters of a term that count; longer runs are not words anybody types
+STEMS_KEPT = 200_000
 
 # Marks belong to the word in scripts that write vowels with them; \w alone would cut Hindi and Thai words apart.
 _MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
@@ -33,7 +34,7 @@ _PAIRED = (
 )
 _RUN = re.compile(rf"[{_PAIRED}]+|(?:(?![{_PAIRED}_])[\w{_MARKS}{_INDIC}])+")
 _PAIRED_RUN = re.compile(rf"[{_PAIRED}]")
-_ASCII_RUN = re.compile(r"[a-z0-9]+")
+_ASCII_FOLDED = bytes(ord(chr(byte).lower()) if byte < 128 and chr(byte).isalnum() else 32 for byte in range(256))
 _APOSTROPHE = re.compile(r"['\u2019\u02bc](?=\w)")
 _FOLDABLE = re.compile(r"[\u0300-\u036f]")
 
@@ -55,9 +56,9 @@ _local = threading.local()  # a stemmer is not to be shared between threads
 
 def terms(text: str) -> list[str]:
     """Return the terms of the text in order, repeats and stop words included."""
-    folded = fold(text)
+    folded = text if text.isascii() else fold(text)
     if folded.isascii():
-        return [_stem(run) for run in _ASCII_RUN.findall(folded)]
+        return list(map(_stem, folded.encode().translate(_ASCII_FOLDED).decode().split()))
     found: list[str] = []
     for run in _RUN.findall(folded):
         if _PAIRED_RUN.match(run):
@@ -84,9 +85,16 @@ def fold(text: str) -> str:
 def traces(asked: Iterable[str]) -> tuple[str, ...]:
     """Return what a folded text must hold somewhere to say any of these terms at all: a quick look before `terms`.
 
-    A stem is its word without an ending, but for its last letter (happy, happi).
+    A stem is its word without an ending, but for its last letter (happy is happi, cry is cri) and one case of its last
+    two (dying is die).
     """
-    return tuple({term[:-1] if len(term) > 2 and term.isascii() else term for term in asked})
+    return tuple({_trace(term) for term in asked})
+
+
+def _trace(term: str) -> str:
+    if len(term) < 3 or not term.isascii():
+        return term
+    return term[0] if len(term) == 3 and term.endswith("ie") else term[:-1]
 
 
 def heading(record: Record) -> str:
@@ -106,13 +114,31 @@ def searched(record: Record) -> str:
     return f"{heading(record)}\n{record.text}"
 
 
-@lru_cache(maxsize=200_000)
-def _stem(word: str) -> str:
-    if not hasattr(_local, "english"):
-        _local.english = Stemmer.Stemmer("english", 0)
-    return str(_local.english.stemWord(word[:TERM_MAX]))
+def searched_terms(body: Body, at: datetime | None) -> list[str]:
+    """Return the terms of what is searched of a record with this body, said then: its heading's, then its text's."""
+    return [*_heading_terms(body.who, at.date() if at else None), *terms(body.text)]
 
 
+@lru_cache(maxsize=10_000)
+def _heading_terms(who: str | None, day: date | None) -> tuple[str, ...]:
+    return tuple(terms(_heading(who, day)))
+
+
+class _Stems(dict[str, str]):
+    """The stems of the words met so far."""
+
+    def __missing__(self, word: str) -> str:
+        if not hasattr(_local, "english"):
+            _local.english = Stemmer.Stemmer("english", 0)
+        stem = str(_local.english.stemWord(word[:TERM_MAX]))
+        if len(self) >= STEMS_KEPT:
+            self.clear()
+        if len(word) <= TERM_MAX:
+            self[word] = stem
+        return stem
+
+
+_stem = _Stems().__getitem__
 _STOP_STEMS = frozenset(_stem(word) for word in STOP)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from .errors import Conflict
-from .record import NEVER, Record, Span
+from .record import NEVER, Record, Span, known_as
 from .store import Batch, Change, Store
 from .versions import every, latest, walls
 
@@ -59,14 +59,17 @@ async def _conversation(store: Store, talk: Record) -> Record | None:
 
 
 def _parts_of(talk: Record | None, records: Sequence[Record]) -> list[Record]:
-    return [dataclasses.replace(record, part_of=talk.id) if talk else record for record in records]
+    if talk is None:
+        return list(records)
+    return [record if record.part_of == talk.id else dataclasses.replace(record, part_of=talk.id) for record in records]
 
 
 async def _as_kept(store: Store, records: Sequence[Record], changes: Sequence[Change]) -> list[Record]:
     """Return the records with the clock that the store gave them; a write that was there already is read back."""
     at = {(change.id, change.version): change.at for change in changes}
     if all((record.id, record.version) in at for record in records):
-        return [dataclasses.replace(r, known=Span(since=at[r.id, r.version])) for r in records]
+        spans = {since: Span(since=since) for since in at.values()}
+        return [known_as(record, spans[at[record.id, record.version]]) for record in records]
     found = await store.find(every(walls(records[0].scope), {record.id for record in records}))
     kept = {(record.id, record.version): record for record in found}
     return [kept[record.id, record.version] for record in records]

@@ -331,6 +331,29 @@ def test_a_process_that_reads_sees_whole_writes_and_only_more_of_them(home: Path
             finished(reader, "over\n")
 
 
+ON_ASKING = """
+import sys
+from simonides import Memory
+with Memory(sys.argv[1]) as memory:
+    for line in sys.stdin:
+        memory.remember(line.strip())
+        print("kept", flush=True)
+"""
+
+
+def test_what_another_process_writes_is_found_by_the_next_recall_by_meaning(home: Path) -> None:
+    with Memory("me.db", embedder="hashing:") as memory:
+        other = child(ON_ASKING, "me.db")
+        assert other.stdin
+        for number in range(1, 6):
+            print(f"the bridge number {number}", file=other.stdin, flush=True)
+            read(other, 1)
+            hits = memory.recall("bridge number", limit=20)
+            assert len(hits) == number and all("near" in hit.by for hit in hits)
+        assert memory.doctor() == []
+        finished(other)
+
+
 HOLDS = """
 import sys, apsw
 db = apsw.Connection(sys.argv[1])

@@ -41,6 +41,7 @@ from simonides import (
 )
 from simonides.recall.fit import estimated, quoted
 from simonides.record import exactly
+from simonides.stores.sqlite import SqliteStore
 
 LONE = "half of a pair: \ud800"
 HUGE = 10**9
@@ -1214,6 +1215,11 @@ def test_a_session_whose_conversation_came_from_elsewhere_goes_on_in_it(memory: 
     assert kept.part_of and memory.messages(kept.part_of, user="ana") == [kept]
 
 
+def test_labels_that_can_be_read_but_once_are_those_of_every_text(memory: Memory) -> None:
+    kept = memory.remember(["one", "two"], labels=iter(["b", "a"]))
+    assert [record.labels for record in kept] == [("a", "b"), ("a", "b")]
+
+
 def test_the_same_session_name_of_two_users_is_two_conversations(memory: Memory) -> None:
     ana = memory.remember("ana's", session="1", user="ana")
     bob = memory.remember("bob's", session="1", user="bob")
@@ -1251,6 +1257,36 @@ async def test_what_is_remembered_while_the_followers_read_is_read_after_it(home
         go_on.set()
     async with AsyncMemory("me.db", embedder="none") as memory:
         assert (await memory.stats())["vectors"] == 2
+
+
+@pytest.mark.parametrize("url", ["me.db", ":memory:"])
+async def test_a_recall_reads_the_log_only_where_something_was_written(
+    url: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[int]()
+    changes = SqliteStore.changes
+
+    async def counted(store: SqliteStore, *, after: int = 0, limit: int = 100) -> Any:
+        read.append(after)
+        return await changes(store, after=after, limit=limit)
+
+    monkeypatch.setattr(SqliteStore, "changes", counted)
+    async with AsyncMemory(url, embedder="hashing:") as memory:
+        await memory.remember("the bridge is out")
+        read.clear()
+        for _ in range(3):
+            assert "near" in (await memory.recall("bridge"))[0].by
+        assert read == []
+        await memory.remember("the ferry goes")
+        assert read == [1]
+
+
+async def test_what_another_memory_writes_is_found_by_the_next_recall_by_meaning(home: Path) -> None:
+    async with AsyncMemory("me.db", embedder="hashing:") as mine, AsyncMemory("me.db", embedder="none") as theirs:
+        for number in range(5):
+            await theirs.remember(f"the bridge number {number}")
+            hits = await mine.recall("bridge number", limit=20)
+            assert len(hits) == number + 1 and all("near" in hit.by for hit in hits)
 
 
 def test_what_was_unsettled_when_the_memory_closed_is_caught_up_later(home: Path) -> None:

@@ -1,12 +1,14 @@
 """Text becomes the same terms however it is written, in every language."""
 
+from datetime import UTC, datetime
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simonides import words
 from simonides.kinds import Message
-from simonides.record import Record, Scope
+from simonides.record import Record, Scope, Span
 
 
 @pytest.mark.parametrize(
@@ -62,17 +64,30 @@ def test_any_text_has_terms_that_a_tokenizer_leaves_alone(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=200))
+@example("why cry")
+@example("dying")
 def test_a_text_without_the_traces_of_a_term_does_not_say_it(text: str) -> None:
     said = words.terms(text)
     for term in set(said):
         assert any(trace in words.fold(text) for trace in words.traces([term]))
 
 
+@given(st.text(max_size=60), st.none() | st.text(max_size=20), st.none() | st.datetimes(timezones=st.just(UTC)))
+@example("\u0301a", "e", None)
+@example("\u1161", "\u1100", None)
+def test_what_is_searched_has_the_terms_of_its_heading_and_of_its_text(
+    text: str, who: str | None, at: datetime | None
+) -> None:
+    said = Record(scope=Scope(), body=Message(text=text, name=who), valid=Span(since=at))
+    assert words.searched_terms(said.body, said.at) == words.terms(words.searched(said))
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=100))
+def test_a_text_in_ascii_has_the_terms_it_has_beside_other_letters(text: str) -> None:
+    assert [*words.terms(text), "ω"] == words.terms(f"{text} ω")
+
+
 def test_who_and_when_are_searched_too() -> None:
-    from datetime import UTC, datetime
-
-    from simonides.record import Span
-
     said = Record(
         scope=Scope(), body=Message(text="hello", name="Ana Lopes"), valid=Span(since=datetime(2026, 5, 2, tzinfo=UTC))
     )

@@ -179,6 +179,9 @@ class MemoryStore:
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
         return [_own_change(change) for change in self._log[after : after + limit]]
 
+    async def head(self) -> int:
+        return len(self._log)
+
     async def cursor(self, name: str) -> int:
         return self._cursors.get(name, 0)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib import resources
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
@@ -34,6 +35,8 @@ from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
+from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
+from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
 from .sqlite_writer import Writer
 
@@ -49,10 +52,12 @@ NARROW = 20_000  # rows up to which a label's are all read, before those that sa
 HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
 SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
+MANY = 1_000  # versions that one statement takes
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 
 T = TypeVar("T")
+Write = Callable[[apsw.Connection, int, Version, datetime], list[Change]]
 
 
 class SqliteStore:
@@ -74,6 +79,8 @@ class SqliteStore:
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
+        self._watch = Watch(None if path is None else self._connect)
+        self._head: tuple[int | None, int] = (None, 0)  # what the watch saw, and the log's last line then
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
@@ -86,61 +93,64 @@ class SqliteStore:
 
     def _commit(self, db: apsw.Connection, batch: Batch, cursor: Cursor | None) -> list[Change]:
         at = now()
+        known = Span(since=at)
         if cursor:
             _move(db, cursor)
-        changes = [change for record in batch.put if (change := self._put(db, record, at))]
-        changes += [change for record in batch.restore if (change := self._restore(db, record, at))]
+        changes = self._write(db, [(record, known) for record in batch.put], at, self._put)
+        changes += self._write(db, [(record, _known(record, at)) for record in batch.restore], at, self._restore)
         changes += [change for ref in batch.erase if (change := self._erase(db, ref, at))]
         for embedding in batch.embeddings:
             self._embed(db, embedding)
         if certificate := batch.certificate:
             line = Change(0, at, certificate.id, 0, "certificate", certificate.scope, msgspec.to_builtins(certificate))
             changes.append(self._log(db, line))
-            for id in certificate.ids:
-                db.execute("DELETE FROM erasing WHERE realm = ? AND id = ?", (self._realm(db, certificate.scope), id))
+            realm = self._realm(db, certificate.scope.realm)
+            db.executemany("DELETE FROM erasing WHERE realm = ? AND id = ?", [(realm, id) for id in certificate.ids])
         return changes
 
-    def _put(self, db: apsw.Connection, record: Record, at: datetime) -> Change | None:
-        realm = self._realm(db, record.scope)
+    def _write(self, db: apsw.Connection, versions: Sequence[Version], at: datetime, one: Write) -> list[Change]:
+        """Write the versions in their order: those that are plainly new many at a time, every other one by `one`."""
+        changes = list[Change]()
+        for walls, group in groupby(versions, lambda version: version[0].scope.realm):
+            realm = self._realm(db, walls)
+            while some := list(islice(group, MANY)):
+                for plain, run in _runs(db, realm, some):
+                    if plain:
+                        changes += insert(db, realm, run, at)
+                    else:
+                        for version in run:
+                            changes += one(db, realm, version, at)
+        return changes
+
+    def _put(self, db: apsw.Connection, realm: int, version: Version, at: datetime) -> list[Change]:
+        record, known = version
         last = _last(db, realm, record.id)
         if last and record.version <= last[0]:
             _check_same(db, realm, record)
-            return None
+            return []
         if record.version != (last[0] if last else 0) + 1:
             raise Conflict(f"{record.id} is at version {last[0] if last else 0}; the next is not {record.version}")
         if last:
             at = max(at, _time(last[1]) + TICK)
+            known = Span(since=at)
             db.execute("UPDATE records SET known_until = ? WHERE row = ?", (rows.stamp(at), last[2]))
         _check_key(db, realm, record, at)
-        self._insert(db, realm, dataclasses.replace(record, known=Span(since=at)))
-        return self._log(db, Change(0, at, record.id, record.version, record.kind, record.scope))
+        return insert(db, realm, [(record, known)], at)
 
-    def _restore(self, db: apsw.Connection, record: Record, at: datetime) -> Change | None:
-        realm = self._realm(db, record.scope)
+    def _restore(self, db: apsw.Connection, realm: int, version: Version, at: datetime) -> list[Change]:
+        record, known = version
         last = _last(db, realm, record.id)
         if last and record.version <= last[0]:
             _check_same(db, realm, record)
-            return None
+            return []
         if record.version != (last[0] if last else 0) + 1:
             raise Conflict(f"version {record.version} of {record.id} came before those it follows")
         if last:
-            until = rows.stamp(record.known.since or at)
+            until = rows.stamp(known.since)
             db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
-        if record.known.until is None:
+        if known.until is None:
             _check_key(db, realm, record, at)
-        known = record.known if record.known.since else Span(at, record.known.until)
-        self._insert(db, realm, dataclasses.replace(record, known=known))
-        return self._log(db, Change(0, at, record.id, record.version, record.kind, record.scope))
-
-    def _insert(self, db: apsw.Connection, realm: int, record: Record) -> None:
-        db.execute(rows.INSERT, rows.as_row(record, realm))
-        row = db.last_insert_rowid()
-        db.execute("INSERT INTO words (rowid, terms) VALUES (?, ?)", (row, _terms(realm, record)))
-        for label in record.labels:
-            db.execute("INSERT INTO labels VALUES (?, ?, ?)", (realm, label, row))
-        for link in record.links:
-            db.execute("INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)", (realm, link.target, link.role, row))
-        db.execute("UPDATE realms SET versions = versions + 1 WHERE realm = ?", (realm,))
+        return insert(db, realm, [version], at)
 
     def _erase(self, db: apsw.Connection, ref: Ref, at: datetime) -> Change | None:
         scope = Scope(tenant=ref.tenant, space=ref.space)
@@ -157,7 +167,7 @@ class SqliteStore:
         return self._log(db, Change(0, at, ref.id, 0, last.kind, last.scope))
 
     def _embed(self, db: apsw.Connection, embedding: Embedding) -> None:
-        realm = self._realm(db, Scope(tenant=embedding.ref.tenant, space=embedding.ref.space))
+        realm = self._realm(db, (embedding.ref.tenant, embedding.ref.space))
         row = _one(
             db,
             "SELECT row FROM records WHERE realm = ? AND id = ? AND version = ?",
@@ -182,23 +192,23 @@ class SqliteStore:
         db.execute(
             "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(rows.stamp(change.at), self._realm(db, scope), change.id, change.version, change.kind),
+                *(rows.stamp(change.at), self._realm(db, scope.realm), change.id, change.version, change.kind),
                 *(scope.user or "", scope.agent or "", scope.session or ""),
                 msgspec.json.encode(note).decode() if note is not None else None,
             ),
         )
         return dataclasses.replace(change, seq=db.last_insert_rowid())
 
-    def _realm(self, db: apsw.Connection, scope: Scope) -> int:
-        """Return the number of the scope's realm, which is made when it is new."""
-        known = self._realms.get(scope.realm) or self._fresh.get(scope.realm)
+    def _realm(self, db: apsw.Connection, realm: tuple[str, str]) -> int:
+        """Return the number of the realm, which is made when it is new."""
+        known = self._realms.get(realm) or self._fresh.get(realm)
         if known:
             return known
-        found = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
+        found = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", realm)
         if found is None:
-            db.execute("INSERT INTO realms (tenant, space) VALUES (?, ?)", scope.realm)
+            db.execute("INSERT INTO realms (tenant, space) VALUES (?, ?)", realm)
             found = db.last_insert_rowid()
-        self._fresh[scope.realm] = found  # forgotten again if this is rolled back
+        self._fresh[realm] = found  # forgotten again if this is rolled back
         return int(found)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -276,7 +286,7 @@ class SqliteStore:
 
     def _postings(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> Iterator[Postings]:
         """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
-        versions, names = self._versions(db, realm), [_prefixed(realm, term) for term in terms]
+        versions, names = self._versions(db, realm), [prefixed(realm, term) for term in terms]
         if len(names) == 1 and self._frequency(db, realm, terms[0], versions) > DF_BUDGET:
             before = LATEST
             while len(lately := said_lately(db, names[0], before, DF_BUDGET)):
@@ -327,7 +337,7 @@ class SqliteStore:
 
     def _frequency(self, db: apsw.Connection, realm: int, term: str, versions: int) -> int:
         """Return in about how many versions the term is; a count is trusted until the realm has grown by a quarter."""
-        name = _prefixed(realm, term)
+        name = prefixed(realm, term)
         counted, then = self._frequencies.get(name, (0, 0))
         if not then or versions > then * 1.25 or versions < then * 0.8:
             counted = self._counted(db, realm, name, versions)
@@ -362,6 +372,17 @@ class SqliteStore:
             " FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
         )
         return await self._read(lambda db: [_change(row) for row in _all(db, sql, (after, limit))])
+
+    async def head(self) -> int:
+        """Ask the watch, in this thread and without touching the disk; only where it saw a commit, read the log."""
+        seen = self._watch.seen()
+        if seen is None or seen != self._head[0]:
+            self._head = await self._read(self._read_head)
+        return self._head[1]
+
+    def _read_head(self, db: apsw.Connection) -> tuple[int | None, int]:
+        seen = self._watch.look()  # before it reads: a commit in between is seen the next time
+        return seen, int(_one(db, "SELECT max(seq) FROM changes") or 0)
 
     async def cursor(self, name: str) -> int:
         return await self._read(lambda db: _place(db, name))
@@ -503,6 +524,7 @@ class SqliteStore:
     async def close(self) -> None:
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
+        self._watch.close()
         for connection in self._open:
             connection.close()
         self._open.clear()
@@ -675,6 +697,30 @@ def _time(stamp: int) -> datetime:
     return at
 
 
+def _runs(db: apsw.Connection, realm: int, versions: Sequence[Version]) -> Iterator[tuple[bool, list[Version]]]:
+    """Yield the versions in runs, and of each whether they are plainly new: first versions, without a key, whose id is
+    in no version here. A single one is not worth the question.
+    """
+    if len(versions) == 1:
+        yield False, list(versions)
+        return
+    seen = there(db, realm, [record.id for record, _ in versions])
+
+    def plain(version: Version) -> bool:
+        record, _ = version
+        new = record.version == 1 and record.id not in seen
+        seen.add(record.id)
+        return new and record.body.key is None
+
+    for is_plain, run in groupby(versions, plain):
+        yield is_plain, list(run)
+
+
+def _known(record: Record, at: datetime) -> Span:
+    """Return the clock that a restored version gets: its own, if it has one."""
+    return record.known if record.known.since else Span(at, record.known.until)
+
+
 def _last(db: apsw.Connection, realm: int, id: str) -> tuple[int, int, int] | None:
     """Return (version, known_since, row) of the latest version."""
     sql = "SELECT version, known_since, row FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
@@ -704,7 +750,9 @@ def _check_key(db: apsw.Connection, realm: int, record: Record, at: datetime) ->
 
 
 def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
-    db.execute("INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)", (row, _terms(realm, record)))
+    db.execute(
+        "INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)", (row, terms(realm, record.body, record.at))
+    )
     for label in record.labels:
         db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
     for link in record.links:
@@ -717,16 +765,8 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
     db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 
-def _terms(realm: int, record: Record) -> str:
-    return " ".join(_prefixed(realm, term) for term in language.terms(language.searched(record)))
-
-
 def _listed(numbers: Iterable[int]) -> str:
     return msgspec.json.encode(list(numbers)).decode()
-
-
-def _prefixed(realm: int, term: str) -> str:
-    return f"{realm:x}·{term}"  # the dot is no ASCII, so FTS5's ascii tokenizer keeps it inside the term
 
 
 def _move(db: apsw.Connection, cursor: Cursor) -> None:
@@ -781,8 +821,8 @@ def _make_words(db: apsw.Connection) -> None:
     sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.row > ? ORDER BY r.row LIMIT 2000"
     while found := _all(db, sql, (last,)):
         last = found[-1][0]
-        made = ((row[0], _terms(row[1], rows.as_record(row[1:], scopes[row[1]]))) for row in found)
-        db.executemany("INSERT INTO words (rowid, terms) VALUES (?, ?)", made)
+        records = ((row[0], row[1], rows.as_record(row[1:], scopes[row[1]])) for row in found)
+        db.executemany(WORDS, [(row, terms(realm, record.body, record.at)) for row, realm, record in records])
     db.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (str(language.VERSION),))
 
 

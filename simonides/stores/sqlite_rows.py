@@ -12,7 +12,7 @@ import msgspec
 
 from ..kinds import KINDS
 from ..query import Place, Query, same
-from ..record import Body, Link, Record, Scope, Span, now
+from ..record import Body, Link, Record, Scope, Span, at_if_known, now
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -39,13 +39,13 @@ def time(stamp: int | None) -> datetime | None:
     return None if stamp is None else EPOCH + timedelta(microseconds=stamp)
 
 
-def as_row(record: Record, realm: int) -> tuple[Any, ...]:
-    """Return the values of COLUMNS; the record's known clock is set by then."""
-    scope, valid, known = record.scope, record.valid, record.known
+def as_row(record: Record, realm: int, known: Span) -> tuple[Any, ...]:
+    """Return the values of COLUMNS for a version that is known for that time."""
+    scope, valid = record.scope, record.valid
     return (
         *(realm, record.id, record.version, scope.user or "", scope.agent or "", scope.session or ""),
         *(record.kind, record.body.key, record.part_of, record.folder, record.importance),
-        *(int(record.pinned), record.status, record.source, stamp(record.at)),
+        *(int(record.pinned), record.status, record.source, stamp(at_if_known(record, known.since))),
         *(stamp(valid.since), stamp(valid.until), stamp(known.since), stamp(known.until)),
         _json(record.labels),
         _json([(link.role, link.target) for link in record.links]),

@@ -7,7 +7,7 @@ import pytest
 from ...errors import Conflict
 from ...kinds import Message
 from ...record import Link, Ref, Span
-from ...store import Batch, Store
+from ...store import Batch, Cursor, Store
 from ..records import ANA, OTHER, entity, every, fact, said
 from .steps import SPRING, MakeStore, complaints, embedded, put, unit
 
@@ -26,6 +26,17 @@ class Upkeep:
         assert await complaints(store) == ()
         assert await store.models() == {}
         assert await store.changes() == []
+
+    async def test_the_head_is_the_last_line_of_the_log(self, store: Store) -> None:
+        assert await store.head() == 0
+        record = said("bridge")
+        for batch in (Batch(put=(record,)), Batch(put=(said("harbour"), said("ferry"))), Batch(erase=(record.ref,))):
+            await store.commit(batch)
+            assert await store.head() == (await store.changes())[-1].seq == await store.head()
+        await store.commit(Batch(embeddings=(embedded(said("gone")),)), cursor=Cursor("reader", 0, 4))
+        with pytest.raises(Conflict):
+            await store.commit(Batch(put=(said("harbour"),)), cursor=Cursor("reader", 0, 4))
+        assert await store.head() == 4
 
     async def test_a_store_in_use_is_healthy(self, store: Store) -> None:
         record, erased = said("one", labels=("a",), links=(Link("about", "x"),)), entity("Lisbon")
