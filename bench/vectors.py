@@ -101,7 +101,7 @@ async def measure(count: int, options: str) -> None:
 async def measure_filter(
     index: Index, vectors: NDArray[np.float16], asked: NDArray[np.float32], label: str | None
 ) -> None:
-    for limit in (WANTED, 50) if label is None else (WANTED,):
+    for limit in (WANTED, 50, 100) if label is None else (WANTED,):
         query = Query(scope=SCOPE, labels=frozenset({label}) if label else None)
         for vector in asked[:10]:
             await index.near(query, vector, limit)
@@ -113,7 +113,7 @@ async def measure_filter(
             cpus.append(time.process_time() - cpu)
             answers.append([id for id, _ in found])
         recall = recalled(vectors, asked[:50], answers, limit, _step(query))
-        asked_for = f"filter {label or 'none':>5}, {limit:>2} wanted"
+        asked_for = f"filter {label or 'none':>5}, {limit:>3} wanted"
         print(f"  {asked_for}: {shown(walls)}; cpu {shown(cpus)}; recall {recall:.4f}")
 
 

@@ -297,7 +297,7 @@ class SqliteStore:
 
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
-        where, values = rows.where(query, realm)
+        where, values = rows.where(query, realm, of_given=True)
         sql = (
             "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
             f" WHERE {where}"
@@ -418,6 +418,8 @@ class SqliteStore:
             if realm is None or not group:
                 return np.zeros(0, np.int64)
             where, values = rows.where(query, realm)
+            if query.labels or query.linked:
+                where = f"+{where}"  # by those who bear it; see `_directed`
             sql = (
                 f"SELECT v.vector - ? FROM records r CROSS JOIN vectors v ON v.row = r.row WHERE {where}"
                 " AND v.vector >= ? AND v.vector < ? ORDER BY v.vector LIMIT ?"
@@ -433,7 +435,7 @@ class SqliteStore:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return []
-            where, values = rows.where(query, realm)
+            where, values = rows.where(query, realm, of_given=True)
             base = group << 32
             sql = (
                 "SELECT v.vector - ?, r.id, v.value FROM json_each(?) j CROSS JOIN vectors v ON v.vector = ? + j.value"

@@ -93,8 +93,11 @@ def _json(value: Any) -> str | None:
     return _encode(value).decode() if value else None
 
 
-def where(query: Query, realm: int) -> tuple[str, list[Any]]:
-    """Return the condition on `records r` and its values; it begins with the realm's column."""
+def where(query: Query, realm: int, *, of_given: bool = False) -> tuple[str, list[Any]]:
+    """Return the condition on `records r` and its values; it begins with the realm's column.
+
+    With `of_given` it is for rows that are given: whether each bears a label is looked up, and not who bears it.
+    """
     parts, values = ["r.realm = ?"], [realm]
 
     def add(sql: str, *more: Any) -> None:
@@ -115,7 +118,8 @@ def where(query: Query, realm: int) -> tuple[str, list[Any]]:
             *(realm, query.linked[0], _names(query.linked[1])),
         )
     for label in sorted(query.labels or ()):
-        add("r.row IN (SELECT row FROM labels WHERE realm = ? AND label = ?)", realm, label)
+        bears = "SELECT row FROM labels WHERE realm = ? AND label = ?"
+        add(f"EXISTS ({bears} AND row = r.row)" if of_given else f"r.row IN ({bears})", realm, label)
     if query.folder is not None:
         below = "r.folder >= ? AND r.folder < ? AND (r.folder = ? OR r.folder > ?)"  # the first half is the index's
         add(below, *(query.folder + end for end in ("", "0", "", "/")))
