@@ -87,9 +87,7 @@ class Query:
     pinned: bool | None = None
     importance_min: int | None = None
     sources: frozenset[str] | None = None
-    metadata: tuple[
-        tuple[str, str | int | float | bool | None], ...
-    ] = ()  # top-level, each the `same`: 1 is 1.0, not true
+    metadata: tuple[tuple[str, str | int | float | bool | None], ...] = ()  # top-level values, compared by `same`
     since: datetime | None = None  # said (Record.at) at or after
     until: datetime | None = None  # said before
     valid_at: datetime | None = None
