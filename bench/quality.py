@@ -82,7 +82,8 @@ All without a language model. What to reach is the bar that was set before the w
 
 {conditions}
 
-{note}- Each data set is a space of one store on disk, each conversation of it a user.
+{note}- Each data set is a space of one store on disk, each conversation of it a user; all of a set is remembered before
+  the first question.
 - LoCoMo and LongMemEval are kept by their importers, as `simonides import` does; the messages of BEAM by `remember`,
   one session for each group of turns; the memories of MADial-Bench as notes, and its question is the dialogue so far.
   All with the times that the data gives.

@@ -343,7 +343,7 @@ def test_longmemeval_has_turns_and_sessions_that_answer(data: Path) -> None:
 def test_beam_chats_come_in_their_order_without_the_generators_marks(data: Path) -> None:
     second, tenth = conversations(data, "beam-tiny")
     assert (second.user, tenth.user) == ("2", "10")
-    groups = [(said.session, said.turns) for said in second.said if not isinstance(said, Imported)]
+    groups = [(said.session, said.names) for said in second.said if not isinstance(said, Imported)]
     assert groups == [("2/1", ("0", "1")), ("2/2", ("2",)), ("2/3", ("3",))]
     contents = [each for said in second.said if not isinstance(said, Imported) for each in said.contents]
     assert contents[0]["content"] == "My sprint ends on a Friday."
@@ -359,7 +359,7 @@ def test_madial_asks_with_the_dialogue_so_far(data: Path) -> None:
     assert question.text == '"Shall I dance tonight?" "Why not!"'
     assert question.gold == {"1"}
     [said] = all.said
-    assert not isinstance(said, Imported) and said.turns == ("1", "4")
+    assert not isinstance(said, Imported) and said.names == ("1", "4")
 
 
 @pytest.mark.parametrize(
@@ -419,6 +419,19 @@ def test_every_question_is_asked_of_its_own_conversation(data: Path) -> None:
     assert summary["madial-en"]["auroc"] is None and 0 <= summary["locomo"]["auroc"] <= 1
     assert summary["locomo"]["users"] == ["talk-1", "talk-2"] and summary["locomo"]["records"] == 6
     assert summary["locomo"]["remembered_per_s"] > 0 and summary["locomo"]["recall_ms"]["p95"] > 0
+
+
+def test_everything_is_remembered_before_anything_is_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = list[int]()
+    recall = Memory.recall
+
+    def counted(memory: Memory, *args: Any, **more: Any) -> Any:
+        there.append(memory.count(space=more["space"], kinds="message"))
+        return recall(memory, *args, **more)
+
+    monkeypatch.setattr(Memory, "recall", counted)
+    run(find(data, ["locomo"]), QUICK)
+    assert there == [6] * 8
 
 
 def test_contexts_are_measured_beside_the_plain_list(data: Path) -> None:

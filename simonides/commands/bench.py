@@ -58,7 +58,7 @@ def bench() -> None:
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Recall alone: leave out the contexts under a budget.")
 @click.option("--ask", type=PAIR, multiple=True, metavar="NAME=VALUE", help="Hand this to every recall besides.")
-@click.option("--kept", type=FILE, metavar="FILE", help="Remember in this file, and use it again the next time.")
+@click.option("--kept", type=FILE, metavar="FILE", help="Remember in this file, and use it next time as it is.")
 @click.option("--against", type=FILE, metavar="FILE", help="Compare with a run that --out saved.")
 @click.option("--out", type=FILE, metavar="FILE", help="Save the run here, as JSON, with every answer.")
 @click.option("--markdown", type=FILE, metavar="FILE", help="Write the tables here.")

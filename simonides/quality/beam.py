@@ -54,7 +54,7 @@ def _read(chats: Sequence[Path], space: str) -> Iterator[Conversation]:
 
 def _conversation(folder: Path) -> Conversation:
     said = tuple(_said(folder))
-    there = {turn: part.session or "" for part in said for turn in part.turns}
+    there = {turn: part.session or "" for part in said for turn in part.names}
     return Conversation(folder.name, said, tuple(_questions(folder, there)))
 
 

@@ -166,6 +166,7 @@ def run(sets: Sequence[DataSet], plan: Plan | None = None, progress: Progress | 
             costs[each.name] = Costs()
             space = f"{each.name}-hidden-{plan.hidden}" if plan.hidden else each.name
             asking = _Asking(each.name, space, memory, plan, tokens, costs[each.name], progress or _silent, notes)
+            asking.remember(islice(each.read(space), plan.conversations))
             answers += asking.answers(islice(each.read(space), plan.conversations))
         conditions = _conditions(plan, memory)
     return Measured(conditions, {each.name: each.title for each in sets}, answers, costs, list(notes))
@@ -221,10 +222,17 @@ class _Asking:
     notes: dict[str, None]
     counted: dict[str, int] = field(default_factory=dict)  # tokens of a record in a prompt, by its id
 
-    def answers(self, conversations: Iterable[Conversation]) -> Iterator[Answer]:
+    def remember(self, conversations: Iterable[Conversation]) -> None:
+        """Keep all that was said, before anything is asked: what a memory holds of others may tell in its answers."""
         self._hide()
         for conversation in conversations:
-            turns = self._remember(conversation)
+            self._remember(conversation)
+        if behind := self.memory.behind:
+            raise Unavailable(f"not everything could be embedded, so nothing was measured: {behind}")
+
+    def answers(self, conversations: Iterable[Conversation]) -> Iterator[Answer]:
+        for conversation in conversations:
+            turns = conversation.turns
             self.counted.clear()
             for question in conversation.questions:
                 yield self._ask(conversation.user, question, turns)
@@ -240,37 +248,28 @@ class _Asking:
             self.memory.remember([*messages], session=session, space=self.space, source=MADE_UP)
             self.progress(len(messages))
 
-    def _remember(self, conversation: Conversation) -> dict[str, str]:
-        """Keep everything that was said; return the turn that each record is, by record id."""
-        turns = dict[str, str]()
+    def _remember(self, conversation: Conversation) -> None:
         began = time.perf_counter()
         for said in conversation.said:
-            turns |= self._import(said) if isinstance(said, Imported) else self._say(said, conversation.user)
+            self._import(said) if isinstance(said, Imported) else self._say(said, conversation.user)
         if self.costs.remembering_s is not None:
             self.costs.remembering_s += time.perf_counter() - began
         self.costs.users.append(conversation.user)
-        self.costs.records += len(turns)
-        if behind := self.memory.behind:
-            raise Unavailable(f"not everything could be embedded, so nothing was measured: {behind}")
-        return turns
+        self.costs.records += len(conversation.turns)
 
-    def _import(self, said: Imported) -> Mapping[str, str]:
+    def _import(self, said: Imported) -> None:
         records = iter(said.records)
         while batch := list(islice(records, BATCH)):
             self.memory.keep(batch)
             self.progress(len(batch))
-        return said.turns
 
-    def _say(self, said: Said, user: str) -> dict[str, str]:
+    def _say(self, said: Said, user: str) -> None:
         if said.session is not None:
-            kept = self.memory.remember([*said.contents], session=said.session, user=user, space=self.space)
+            self.memory.remember([*said.contents], session=said.session, user=user, space=self.space)
         else:
-            kept = [
+            for note in said.contents:
                 self.memory.remember(note["content"], at=note["at"], id=note["id"], user=user, space=self.space)
-                for note in said.contents
-            ]
-        self.progress(len(kept))
-        return {record.id: turn for record, turn in zip(kept, said.turns, strict=True)}
+        self.progress(len(said.contents))
 
     def _ask(self, user: str, question: Question, turns: Mapping[str, str]) -> Answer:
         whose: dict[str, Any] = {"user": user, "space": self.space, **self.plan.asking}

@@ -49,9 +49,13 @@ class Imported:
 class Said:
     """Messages of a session as `remember` takes them, one for each turn; without a session, notes."""
 
-    contents: tuple[dict[str, Any], ...]
-    turns: tuple[str, ...]
+    contents: tuple[dict[str, Any], ...]  # each with an id
+    names: tuple[str, ...]
     session: str | None = None
+
+    @property
+    def turns(self) -> dict[str, str]:
+        return {content["id"]: name for content, name in zip(self.contents, self.names, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class Conversation:
     user: str
     said: tuple[Imported | Said, ...]
     questions: tuple[Question, ...]
+
+    @property
+    def turns(self) -> dict[str, str]:
+        """The turn of the data set that each record is, by record id."""
+        return {id: turn for said in self.said for id, turn in said.turns.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
