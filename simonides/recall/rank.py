@@ -24,7 +24,7 @@ RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a shar
 AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: after everything that fits at all
 NOTHING = (0.0,) * len(COMPANY)
 DIALOGUE = 4  # parts from which a question is a whole dialogue
-HALF = 0.5
+HALF = 0.5  # see `valued`
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
 
 
@@ -100,14 +100,15 @@ def valued(evidence: Evidence) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return the names of the signals, and the candidates' values by them, scaled where a signal is relative.
 
     Who says a thing and how counts only as far as the thing has to do with the question: nothing is found for being
-    long. That a text as a whole is nearest in meaning says that by half: something always is.
+    long. Where meaning is known of whole texts alone, that one is nearest says this by half: something always is.
     """
     found = [
         _scaled(signal(evidence)) if relative else np.asarray(signal(evidence), np.float32)
         for signal, relative in SIGNALS.values()
     ]
     names, values = tuple(SIGNALS), np.stack(found, axis=1)
-    fits = np.array([0.0 if name in MANNER else HALF if name in NEAR else 1.0 for name in names], np.float32)
+    near = 1.0 if evidence.looked.any() else HALF
+    fits = np.array([0.0 if name in MANNER else near if name in NEAR else 1.0 for name in names], np.float32)
     manner = np.array([name in MANNER for name in names])
     values[:, manner] *= (values * fits).max(axis=1, keepdims=True)
     return names, values
