@@ -29,18 +29,23 @@ if TYPE_CHECKING:
 TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-# Why a hit was found, in plain words; a signal that is not here goes by its own name.
+# Why a hit was found, in plain words. That a text is short, or holds a figure, is no reason by itself: it is not here.
 REASONS = {
     "near": "close in meaning",
+    "late": "close in meaning, word by word",
+    "late_around": "close in meaning, word by word",
+    "near_before": "the turn before is close in meaning",
+    "near_after": "the turn after is close in meaning",
     "words": "shares words",
-    "passage": "the turns around it share words",
-    "beside": "the turns around it are close in meaning",
+    "words_before": "shares words, with the turn before",
+    "passage": "shares words, with the turns around it",
+    "answered": "shares words, with the question it answers",
     "session_near": "its conversation is close in meaning",
+    "session_late": "its conversation is close in meaning",
     "session_words": "its conversation is about this",
     "exact": "letter for letter",
     "when": "from the time asked about",
     "speaker": "said by whom was asked about",
-    "person": "said by the person",
     "around": "beside what was found",
     "recent": "recent",
     "pinned": "pinned",
@@ -274,8 +279,8 @@ def origin(hit: Hit, zone: tzinfo | None) -> list[str]:
 def reasons(hit: Hit, most: int = 3) -> str:
     """Return why it was found, in plain words, what counted most first."""
     counted = sorted((factor for factor in hit.why if factor.share > 0), key=_share, reverse=True)
-    said = [REASONS.get(name, name) for name in [factor.name for factor in counted[:most]] or hit.by]
-    return "; ".join(said)
+    named = [factor.name for factor in counted] or hit.by
+    return "; ".join(list(dict.fromkeys(REASONS[name] for name in named if name in REASONS))[:most])
 
 
 def _share(factor: Factor) -> float:
