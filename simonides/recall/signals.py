@@ -33,7 +33,8 @@ LETTERS, HEADING = 5.5, 6  # characters a word takes, and the words of who and w
 AFTER_DAYS = 10  # what happened in a span of time is also spoken of a little later
 FULL = 100  # words from which a text says enough
 BRIEF, WORDY = 15, 400  # words up to which it is as short as can be, and from which as long
-QUESTION = re.compile(r"[^.!?…。！？\n]*[?？]")
+_ENDS = re.compile(r"[.!?…。！？\n]")
+SENTENCE = 500  # characters that a question is looked for before its mark
 FIGURE = re.compile(r"\d")
 
 # What a question asks for, and what a text must hold to be an answer. English; other languages are left alone.
@@ -151,8 +152,18 @@ def _asked_before(records: Sequence[Record], place: int, before: int) -> str:
     """Return the question that the turn answers: the last one of the turn before, when somebody else asks it."""
     if before < 0 or records[before].body.who == records[place].body.who:
         return ""
-    found = QUESTION.findall(records[before].text)
-    return found[-1] if found else ""
+    return last_question(records[before].text)
+
+
+def last_question(text: str) -> str:
+    """Return the last sentence that ends in a question mark; empty where none does."""
+    end = max(text.rfind("?"), text.rfind("？"))
+    if end < 0:
+        return ""
+    begin = max(
+        (found.end() for found in _ENDS.finditer(text, max(0, end - SENTENCE), end)), default=max(0, end - SENTENCE)
+    )
+    return text[begin : end + 1]
 
 
 def rarity(terms: Sequence[str], pool: Pool) -> Values:
@@ -370,3 +381,7 @@ SIGNALS: Mapping[str, tuple[Signal, bool]] = {
     "long": (long, False),
     "short": (short, False),
 }
+
+# Signals that tell who says a thing and how. They count as far as the others say that it is about what is asked.
+MANNER = ("speaker", "person", "tells", "figures", "answer", "long", "short")
+NEAR = ("near", "near_before", "near_after", "session_near")
