@@ -819,17 +819,17 @@ def _directed(db: apsw.Connection, query: Query, realm: int) -> tuple[str, str, 
 
 def _by_time(db: apsw.Connection, query: Query, realm: int) -> list[rows.By]:
     """Return the parts, each of one user or session, that the index has in the order of time."""
-    owners = rows.owners(query)
-    users = [{"user": (user,)} for user in owners.get("user", ())]
+    owners, nothing = rows.owners(query), list[rows.By]([{}])
+    users: list[rows.By] = [{"user": (user,)} for user in owners.get("user", ())]
     if query.kinds == rows.TALKS and not (users and _few(db, realm, "user", owners["user"], NARROW)):
-        return [{}]
+        return nothing
     sessions = owners.get("session", ())
     if query.pinned or not sessions:
-        return users or [{}]
+        return users or nothing
     if not users or not query.shared or _few(db, realm, "session", ("",), FEW):
         return [{"session": (session,)} for session in sessions]
-    mine, theirs = sessions
-    return [{"session": (mine,)}, *({**user, "session": (theirs,)} for user in users)]
+    mine, nobodys = sessions
+    return [{"session": (mine,)}, *({**user, "session": (nobodys,)} for user in users)]
 
 
 def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limit: int) -> bool:

@@ -110,7 +110,7 @@ def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING)
         parts.append(sql)
         values.extend(more)
 
-    for level, names in (owners(query) | by).items():
+    for level, names in {**owners(query), **by}.items():
         way = "" if level == next(iter(by), None) else "+"
         add(f"{way}r.{level} = ?" if len(names) == 1 else f"{way}r.{level} IN (?, ?)", *names)
     listed = {"id": query.ids, "kind": query.kinds, "key": query.keys, "part_of": query.part_of}
