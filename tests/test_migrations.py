@@ -85,3 +85,17 @@ def test_every_released_schema_opens_and_answers(released: Path, tmp_path: Path)
         assert memory.doctor() == []
         [first, second, _] = memory.history("move", user="ana")
         assert (first.text, second.text) == ("I live in Lisbon", "I live in Lisbon now")
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.stem)
+def test_a_migrated_store_has_the_schema_of_a_new_one(released: Path, path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / released.name
+    copy.write_bytes(released.read_bytes())
+    with Memory(copy, embedder="none"):
+        pass
+    assert _schema(copy) == _schema(path)
+
+
+def _schema(path: Path) -> dict[str, str]:
+    found = apsw.Connection(str(path)).execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {name: " ".join(sql.split()) for name, sql in found.fetchall()}

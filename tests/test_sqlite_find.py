@@ -2,44 +2,174 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from simonides.kinds import Note
+from simonides.kinds import Conversation, Note
 from simonides.query import Query
-from simonides.record import Link, Record, Scope
-from simonides.store import Batch
+from simonides.record import Link, Record, Ref, Scope
+from simonides.store import Batch, Embedding
 from simonides.stores import sqlite
 
 HERE = Scope()
+ANA, BO = Scope(user="ana"), Scope(user="bo")
+FRIDAY, ANAS_FRIDAY = Scope(session="friday"), Scope(user="ana", session="friday")
+TALKS = frozenset({"conversation"})
 NAMED: dict[str, dict[str, Any]] = {
     "id": {"ids": frozenset({"7", "8"})},
-    "key": {"kinds": frozenset({"conversation"}), "keys": frozenset({"trip"})},
+    "key": {"kinds": TALKS, "keys": frozenset({"trip"})},
     "part": {"part_of": frozenset({"trip", "work"})},
     "link": {"linked": ("about", frozenset({"0"}))},
     "label": {"labels": frozenset({"rare"})},
     "folder": {"folder": "attic"},
 }
+WHOSE = {"user": ANA, "session": FRIDAY, "both": ANAS_FRIDAY}
+FEW: dict[str, Any] = {"labels": ("rare",), "folder": "attic", "part_of": "trip", "links": (Link("about", "0"),)}
+NOTES = [
+    Record(
+        scope=ANAS_FRIDAY if n == 7 else ANA if n == 9 else HERE if n == 3 else BO,
+        id=f"{n}",
+        body=Conversation(text="n", session="trip") if n == 8 else Note(text="n"),
+        pinned=n % 7 == 0,
+        **(FEW if n == 7 else {}),
+    )
+    for n in range(20)
+]
+
+
+async def filled() -> sqlite.SqliteStore:
+    store = sqlite.open()
+    await store.commit(Batch(put=tuple(NOTES)))
+    vectors = np.ones((1, 4), np.float32)
+    of = (Embedding(ref=Ref("default", "main", note.id), version=1, model="m", vectors=vectors) for note in NOTES)
+    await store.commit(Batch(embeddings=tuple(of)))
+    return store
+
+
+async def planned(store: sqlite.SqliteStore, asked: Awaitable[Any]) -> tuple[Any, str]:
+    """Return the answer, and how SQLite went about the last statement for it."""
+    ran = list[tuple[str, Any]]()
+
+    def note(_: Any, sql: str, values: Any) -> bool:
+        ran.append((sql, values))
+        return True
+
+    def trace(db: Any) -> None:
+        db.exec_trace = note
+
+    def plan(db: Any) -> str:
+        db.exec_trace = None
+        return " ".join(step[3] for step in db.execute(f"EXPLAIN QUERY PLAN {ran[-1][0]}", ran[-1][1]))
+
+    await store._read(trace)
+    found = await asked
+    return found, await store._read(plan)
+
+
+def meant(query: Query) -> list[str]:
+    """Return the ids of what matches, in the order asked for; one commit is one time, so that the id decides."""
+    return sorted((note.id for note in NOTES if query.matches(note)), reverse=query.newest)
 
 
 @pytest.mark.parametrize("newest", [True, False])
+@pytest.mark.parametrize("scope", [HERE, ANA, ANAS_FRIDAY])
 @pytest.mark.parametrize("name", NAMED)
-async def test_what_few_records_have_is_not_looked_for_in_all(name: str, newest: bool) -> None:
-    store = sqlite.open()
-    few = {"labels": ("rare",), "folder": "attic", "part_of": "trip", "links": (Link("about", "0"),)}
-    notes = [Record(scope=HERE, id=f"{n}", body=Note(text="n"), **(few if n == 7 else {})) for n in range(20)]
-    await store.commit(Batch(put=tuple(notes)))
-    query, ran = Query(scope=HERE, newest=newest, **NAMED[name]), list[tuple[str, Any]]()
-
-    def plan(db: Any) -> str:
-        db.exec_trace = lambda _, sql, values: ran.append((sql, values)) or True
-        found = store._find(db, query)
-        db.exec_trace = None
-        assert [record.id for record in found] == [note.id for note in notes if query.matches(note)][:: 1 - 2 * newest]
-        return " ".join(step[3] for step in db.execute(f"EXPLAIN QUERY PLAN {ran[-1][0]}", ran[-1][1]))
-
-    steps = await store._read(plan)
+async def test_what_few_records_have_is_not_looked_for_in_all(name: str, scope: Scope, newest: bool) -> None:
+    store = await filled()
+    query = Query(scope=scope, newest=newest, **NAMED[name])
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
     assert "(realm=?)" not in steps
+    assert "records_user" not in steps
+    assert "records_session" not in steps
     assert "SCAN r" not in steps
+    await store.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kinds", [None, frozenset({"note"})])
+@pytest.mark.parametrize("whose", WHOSE)
+async def test_whose_the_newest_are_is_read_in_their_order(
+    whose: str, kinds: frozenset[str] | None, shared: bool
+) -> None:
+    store = await filled()
+    query = Query(scope=WHOSE[whose], shared=shared, kinds=kinds, newest=True)
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert "(realm=?)" not in steps
+    assert steps.count("records_user") + steps.count("records_session") == (2 if shared else 1)
+    assert steps.count("TEMP B-TREE") == steps.count("TEMP B-TREE FOR LAST TERM")  # the versions of one record
+    await store.close()
+
+
+async def test_where_many_bear_no_session_a_session_is_read_with_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "FEW", 3)
+    store = await filled()
+    query = Query(scope=ANAS_FRIDAY, newest=True)
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert (steps.count("records_session"), steps.count("records_user")) == (1, 2)
+    await store.close()
+
+
+@pytest.mark.parametrize("whose", ["user", "both"])
+async def test_whose_pins_are_few_among_everybodys(whose: str) -> None:
+    store = await filled()
+    query = Query(scope=WHOSE[whose], pinned=True, newest=True)
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert steps.count("records_user_pinned (realm=? AND user=?)") == 2
+    await store.close()
+
+
+@pytest.mark.parametrize("whose", WHOSE)
+async def test_what_is_somebodys_is_not_looked_for_in_all(whose: str) -> None:
+    store = await filled()
+    query = Query(scope=WHOSE[whose])
+    found, by_id = await planned(store, store.find(query))
+    count, counted = await planned(store, store.count(query))
+    slots, by_slot = await planned(store, store.slots(query, "m"))
+    assert [record.id for record in found] == meant(query)
+    assert count == len(slots) == len(found)
+    level = "session" if whose == "session" else "user"
+    assert all(f"records_{level} (realm=? AND {level}=?)" in steps for steps in (by_id, counted, by_slot))
+    await store.close()
+
+
+async def test_what_is_of_a_session_alone_is_looked_for_there() -> None:
+    store = await filled()
+    query = Query(scope=ANAS_FRIDAY, shared=False)
+    found, by_id = await planned(store, store.find(query))
+    count, counted = await planned(store, store.count(query))
+    assert [record.id for record in found] == meant(query) == ["7"]
+    assert count == 1
+    assert "records_session (realm=? AND session=?)" in by_id
+    assert "records_session (realm=? AND session=?)" in counted
+    await store.close()
+
+
+async def test_who_has_very_many_by_id_is_read_in_that_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "NARROW", 2)
+    store = await filled()
+    query = Query(scope=BO)
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert "records_id" in steps
+    assert "TEMP B-TREE" not in steps
+    await store.close()
+
+
+@pytest.mark.parametrize(("scope", "narrow", "way"), [(HERE, 9, "talk"), (ANA, 9, "user"), (BO, 9, "talk")])
+async def test_conversations_are_listed_by_what_is_less(
+    scope: Scope, narrow: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "NARROW", narrow)
+    store = await filled()
+    query = Query(scope=scope, kinds=TALKS, newest=True)
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert f"records_{way}" in steps
     await store.close()

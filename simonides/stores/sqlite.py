@@ -48,7 +48,7 @@ DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than 
 DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
-NARROW = 20_000  # rows up to which a label's are all read, before those that say the words are looked up
+NARROW = 20_000  # rows up to which all of a label, a user or a session are read, before going by words or in order
 HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
 SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
@@ -220,13 +220,15 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return []
-        where, values = rows.where(query, realm)
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
-        where, order = _directed(db, query, realm, where, order)
-        if query.after is not None:
-            page, more = rows.page(query, query.after)
-            where, values = f"{where} AND {page}", values + more
-        sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} ORDER BY {order} LIMIT ?"
+        before, sort, ways = _directed(db, query, realm)
+        parts, values = list[str](), list[Any]()
+        for way in ways:
+            where, mine = rows.where(query, realm, by=way)
+            page, more = rows.page(query, query.after) if query.after is not None else ("true", [])
+            parts.append(f"SELECT {rows.SELECT} FROM records r WHERE {before}{where} AND {page}")
+            values += [*mine, *more]
+        sql = f"{' UNION ALL '.join(parts)} ORDER BY {sort}{order} LIMIT ?"  # each is in this order: they are merged
         return [rows.as_record(row, query.scope) for row in _all(db, sql, (*values, query.limit))]
 
     async def count(self, query: Query) -> int:
@@ -236,7 +238,7 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return 0
-        where, values = rows.where(query, realm)
+        where, values = rows.where(query, realm, by=_unless_narrower(query))
         return int(_one(db, f"SELECT count(*) FROM records r WHERE {where}", values))
 
     async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
@@ -417,7 +419,7 @@ class SqliteStore:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return np.zeros(0, np.int64)
-            where, values = rows.where(query, realm)
+            where, values = rows.where(query, realm, by=_unless_narrower(query))
             if query.labels or query.linked:
                 where = f"+{where}"  # by those who bear it; see `_directed`
             sql = (
@@ -744,7 +746,7 @@ def _check_key(db: apsw.Connection, realm: int, record: Record, at: datetime) ->
     scope = record.scope
     sql = (
         "SELECT id FROM records r WHERE realm = ? AND kind = ? AND key = ? AND known_until IS NULL AND id <> ?"
-        " AND user = ? AND agent = ? AND session = ? AND (valid_until IS NULL OR valid_until > ?)"
+        " AND +user = ? AND agent = ? AND +session = ? AND (valid_until IS NULL OR valid_until > ?)"
     )
     names = (scope.user or "", scope.agent or "", scope.session or "")
     if taken := _one(db, sql, (realm, record.kind, record.body.key, record.id, *names, rows.stamp(at))):
@@ -792,20 +794,63 @@ def _group(db: apsw.Connection, realm: int, model: str, dimension: int) -> tuple
     return found[0], found[1]
 
 
-def _directed(db: apsw.Connection, query: Query, realm: int, where: str, order: str) -> tuple[str, str]:
+def _directed(db: apsw.Connection, query: Query, realm: int) -> tuple[str, str, Sequence[rows.By]]:
     """Tell SQLite to go by what the query names where few records have it, and to sort those; left alone, it goes
     through the whole realm in the order asked for. A + before a column keeps it from using an index for it.
+
+    Return what stands before the condition, what before the order, and the parts to find and merge.
     """
     if any(named is not None for named in (query.ids, query.keys, query.part_of)):
-        return where, f"+{order}"
+        return "", "+", [{}]
     sql = "SELECT count(*) FROM (SELECT 1 FROM labels WHERE realm = ? AND label = ? LIMIT ?)"
     few = (_one(db, sql, (realm, label, FEW + 1)) <= FEW for label in query.labels or ())
     if query.linked is not None or any(few):
-        return f"+{where}", f"+{order}"
+        return "+", "+", [{}]
     sql = "SELECT count(*) FROM (SELECT 1 FROM records WHERE realm = ? AND folder >= ? AND folder < ? LIMIT ?)"
     if query.folder is not None and _one(db, sql, (realm, query.folder, f"{query.folder}0", FEW + 1)) <= FEW:
-        return where, f"+{order}"
-    return where, order
+        return "", "+", [{}]
+    if query.newest:
+        return "", "", _by_time(db, query, realm)
+    whose = _whose(query)
+    if any(_few(db, realm, level, names, NARROW) for level, names in whose.items()):
+        return "", "+", [whose]
+    return "", "", [{}]
+
+
+def _by_time(db: apsw.Connection, query: Query, realm: int) -> list[rows.By]:
+    """Return the parts, each of one user or session, that the index has in the order of time."""
+    owners, nothing = rows.owners(query), list[rows.By]([{}])
+    users: list[rows.By] = [{"user": (user,)} for user in owners.get("user", ())]
+    if query.kinds == rows.TALKS and not (users and _few(db, realm, "user", owners["user"], NARROW)):
+        return nothing
+    sessions = owners.get("session", ())
+    if query.pinned or not sessions:
+        return users or nothing
+    if not users or not query.shared or _few(db, realm, "session", ("",), FEW):
+        return [{"session": (session,)} for session in sessions]
+    mine, nobodys = sessions
+    return [{"session": (mine,)}, *({**user, "session": (nobodys,)} for user in users)]
+
+
+def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limit: int) -> bool:
+    """Return whether so many records at most bear one of the names."""
+    marks = ", ".join("?" * len(names))
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM records WHERE realm = ? AND {level} IN ({marks}) LIMIT ?)"
+    return bool(_one(db, sql, (realm, *names, limit + 1)) <= limit)
+
+
+def _whose(query: Query) -> rows.By:
+    """Return the level of the scope to go by: the session where it alone is meant, and otherwise the user, because
+    most records may bear no session.
+    """
+    owners = rows.owners(query)
+    levels = ("user", "session") if query.shared else ("session", "user")
+    return next(({level: owners[level]} for level in levels if level in owners), {})
+
+
+def _unless_narrower(query: Query) -> rows.By:
+    narrower = (query.ids, query.keys, query.part_of, query.linked, query.labels, query.folder)
+    return {} if any(named is not None for named in narrower) else _whose(query)
 
 
 def _change(row: tuple[Any, ...]) -> Change:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,10 @@ from ..record import Body, Link, Record, Scope, Span, at_if_known, now
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 OPEN = Span()
+TALKS = frozenset({"conversation"})
+
+By = Mapping[str, Sequence[str]]  # values of levels of the scope
+NOTHING: By = {}
 
 COLUMNS = (
     *("realm", "id", "version", "user", "agent", "session", "kind", "key", "part_of", "folder", "importance"),
@@ -93,24 +97,28 @@ def _json(value: Any) -> str | None:
     return _encode(value).decode() if value else None
 
 
-def where(query: Query, realm: int, *, of_given: bool = False) -> tuple[str, list[Any]]:
+def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING) -> tuple[str, list[Any]]:
     """Return the condition on `records r` and its values; it begins with the realm's column.
 
-    With `of_given` it is for rows that are given: whether each bears a label is looked up, and not who bears it.
+    With `of_given` it is for rows that are given: whether each bears a label is looked up, and not who bears it. `by`
+    names values of levels of the scope; SQLite goes by the first level that is named, and by no level otherwise: a +
+    before a column keeps it from using an index for it.
     """
-    parts, values = ["r.realm = ?"], [realm]
+    parts, values = ["r.realm = ?"], list[Any]([realm])
 
     def add(sql: str, *more: Any) -> None:
         parts.append(sql)
         values.extend(more)
 
-    for level, mine in query.scope.levels:
-        if mine is not None:
-            add(f"r.{level} IN ('', ?)" if query.shared else f"r.{level} = ?", mine)
+    for level, names in {**owners(query), **by}.items():
+        way = "" if level == next(iter(by), None) else "+"
+        add(f"{way}r.{level} = ?" if len(names) == 1 else f"{way}r.{level} IN (?, ?)", *names)
     listed = {"id": query.ids, "kind": query.kinds, "key": query.keys, "part_of": query.part_of}
     for column, wanted in (listed | {"status": query.statuses, "source": query.sources}).items():
         if wanted is not None:
             _among(add, column, wanted)
+    if query.kinds == TALKS:
+        parts.append("r.kind = 'conversation'")  # as a literal, so that SQLite sees that it has an index of these alone
     if query.linked is not None:
         add(
             "r.row IN (SELECT row FROM links WHERE realm = ? AND role = ?"
@@ -137,6 +145,12 @@ def where(query: Query, realm: int, *, of_given: bool = False) -> tuple[str, lis
     if not query.any_time:
         _in_time(add, query)
     return " AND ".join(parts), values
+
+
+def owners(query: Query) -> dict[str, tuple[str, ...]]:
+    """Return the values that each level may have, of those levels that the query names: its own, and the open one."""
+    named = {level: mine for level, mine in query.scope.levels if mine is not None}
+    return {level: (mine, "") if query.shared else (mine,) for level, mine in named.items()}
 
 
 def page(query: Query, after: Place) -> tuple[str, list[Any]]:

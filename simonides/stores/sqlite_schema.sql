@@ -19,12 +19,14 @@ CREATE TABLE records (
 );
 CREATE UNIQUE INDEX records_id ON records (realm, id, version);
 CREATE INDEX records_at ON records (realm, at, id);
-CREATE INDEX records_user ON records (realm, user, at) WHERE user <> '';
-CREATE INDEX records_session ON records (realm, session) WHERE session <> '';
+CREATE INDEX records_user ON records (realm, user, at, id);
+CREATE INDEX records_session ON records (realm, session, at, id);
+CREATE INDEX records_talk ON records (realm, at, id) WHERE kind = 'conversation';
 CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;
 CREATE INDEX records_key ON records (realm, kind, key) WHERE key IS NOT NULL AND known_until IS NULL;
 CREATE INDEX records_folder ON records (realm, folder) WHERE folder IS NOT NULL;
 CREATE INDEX records_pinned ON records (realm, at, id) WHERE pinned = 1 AND known_until IS NULL;
+CREATE INDEX records_user_pinned ON records (realm, user, at, id) WHERE pinned = 1 AND known_until IS NULL;
 CREATE TABLE labels (realm INTEGER, label TEXT, row INTEGER, PRIMARY KEY (realm, label, row)) WITHOUT ROWID;
 CREATE TABLE links (
     realm INTEGER, target TEXT, role TEXT, row INTEGER, PRIMARY KEY (realm, target, role, row)
