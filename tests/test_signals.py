@@ -1,4 +1,4 @@
-"""What speaks for a candidate: every signal alone, on cases small enough to be worked out by hand; then all together."""
+"""What speaks for a candidate: every signal alone, on cases small enough to work out by hand; then all together."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ LONG = "\n".join(
 )
 def test_company_is_the_share_of_each_kind(records: list[Record], question: str, shares: dict[str, float]) -> None:
     found = company(Evidence.of(understand(question, NOW), pool_of(*records)))
-    assert dict(zip(COMPANY, found.tolist(), strict=True)) == pytest.approx({name: 0 for name in COMPANY} | shares)
+    assert dict(zip(COMPANY, found.tolist(), strict=True)) == pytest.approx(dict.fromkeys(COMPANY, 0) | shares)
 
 
 texts = st.lists(st.text(alphabet="abcde xyz.?14", min_size=1, max_size=30), min_size=1, max_size=8)
