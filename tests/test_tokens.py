@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from simonides.derivers.vectors import TOKENS_MAX, Vectors
 from simonides.embedder import TOKEN_BYTES, TOKEN_DIMENSION, TokenEmbedder
 from simonides.embedders import hashing, local, minilm
-from simonides.store import Batch
+from simonides.store import Batch, Embedding
+from simonides.stores import sqlite
 from simonides.stores.memory import open as open_store
 from simonides.testing.records import ANA, said
 from simonides.tokens import STEPS, likenesses, pack, unpack
@@ -182,4 +185,18 @@ async def test_an_embedder_without_tokens_leaves_none() -> None:
     await store.commit(await vectors.follow(await store.commit(Batch(put=(record,))), store))
     assert (await store.models()) == {vectors.model: 1}
     assert await store.tokens(ANA, vectors.model, [(record.id, 1)]) == [b""]
+    await store.close()
+
+
+async def test_what_a_dropped_model_said_of_tokens_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    store, record = sqlite.open(f"sqlite:///{path}"), said("a bridge")
+    embeddings = tuple(
+        Embedding(record.ref, 1, model, np.eye(1, 2, dtype=np.float32), model.encode()) for model in ("one", "two")
+    )
+    await store.commit(Batch(put=(record,), embeddings=embeddings))
+    await store.drop_model("one")
+    db = apsw.Connection(str(path))
+    assert db.execute("SELECT value FROM tokens").fetchall() == [(b"two",)]
+    db.close()
     await store.close()

@@ -91,7 +91,7 @@ def fuse(evidence: Evidence) -> Weighed:
     model = weights.late if evidence.looked.any() else weights.plain
     names, values = valued(evidence)
     mine = np.array([model.weights.get(name, NOTHING) for name in names], np.float32) @ company(evidence)
-    sums = np.round(values @ mine, DECIMALS)
+    sums = (values @ mine).round(DECIMALS)
     relevance = _logistic(level(evidence, model, sums) + model.scale * (sums - sums.max(initial=0)))
     speaks = (values * mine > 0).any(axis=1)
     return Weighed(evidence.ids, names, values, mine, np.where(speaks, relevance, 0), note)

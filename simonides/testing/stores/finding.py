@@ -174,6 +174,7 @@ class Finding:
         kept = {id: said(id, id=id, part_of="talk", valid=Span(at)) for id, at in times.items()}
         others = [said("x", part_of="other", valid=Span(MAY)), said("y", valid=Span(MAY))]
         await put(store, *kept.values(), *others)
+        await put(store, kept["a"].revise(labels=("x",)))  # a later version, in the same place
         asked = [kept["a"], kept["d"], kept["c"], *others, kept["b"], kept["a"]]
         assert await beside(store, Query(scope=ANA), *asked) == [
             *(("d", "b"), (None, "a"), ("b", None)),
