@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simonides import AsyncMemory, Invalid, Link, Memory, NotFound, Record
+from simonides.embedder import TOKEN_BYTES
 from simonides.exports import read as exported
 from simonides.store import Batch
 from simonides.stores import sqlite_bytes
@@ -476,15 +477,50 @@ def test_vectors_of_the_erased_are_gone_from_every_file(home: Path) -> None:
     assert gone(home, vector)
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_tokens_of_the_erased_are_gone_from_every_file(
+    small: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:
+        monkeypatch.setattr(sqlite_bytes, "SMALL", 0)
+    with Memory("me.db", embedder="local:") as memory:
+        memory.remember([f"neighbour {n} tells of bridges and rivers" for n in range(30)])
+        kept = memory.remember(SECRET, session="s", user="ana")
+        memory.revise(kept.id, text=f"{SECRET}, or does it? " + "Nobody knows. " * 50, user="ana")
+        memory.recall("where is the key?", user="ana")
+        versions = tokens_of(home, kept.id)
+        traces = [packed[place : place + TOKEN_BYTES] for packed in versions for place in (0, TOKEN_BYTES)]
+        assert len(versions) == 2 and len(found_in(home, *traces)) >= len(traces)
+        memory.forget(kept.id, user="ana")
+        assert gone(home, *traces) and tokens_of(home, kept.id) == []
+        assert memory.doctor() == []
+    assert gone(home, *traces)
+
+
+def test_the_tokens_of_a_text_hold_nothing_of_the_texts_around_it(home: Path) -> None:
+    with Memory("me.db", embedder="local:") as memory:
+        alone = memory.remember("Shall we meet at the ferry?", user="bo", session="s", role="user", at=JUNE)
+        memory.remember(SECRET, user="ana", session="s", role="user", at=JUNE)
+        beside = memory.remember("Shall we meet at the ferry?", user="ana", session="s", role="user", at=JUNE)
+        memory.remember(SECRET, user="ana", session="s", role="user", at=JUNE + DAY)
+        assert tokens_of(home, alone.id) == tokens_of(home, beside.id) != []
+
+
 def vectors_of(home: Path, id: str) -> list[bytes]:
+    return blobs_of(home, "SELECT v.value FROM vectors v JOIN records r ON r.row = v.row WHERE r.id = ?", id)
+
+
+def tokens_of(home: Path, id: str) -> list[bytes]:
+    sql = "SELECT t.value FROM tokens t JOIN records r ON r.row = t.row & ((1 << 40) - 1) WHERE r.id = ?"
+    return blobs_of(home, sql, id)
+
+
+def blobs_of(home: Path, sql: str, id: str) -> list[bytes]:
     import apsw
 
     db = apsw.Connection(str(home / "me.db"))
     try:
-        return [
-            row[0]
-            for row in db.execute("SELECT v.value FROM vectors v JOIN records r ON r.row = v.row WHERE r.id = ?", (id,))
-        ]
+        return [row[0] for row in db.execute(sql, (id,))]
     finally:
         db.close()
 

@@ -92,3 +92,20 @@ def test_who_and_when_are_searched_too() -> None:
         scope=Scope(), body=Message(text="hello", name="Ana Lopes"), valid=Span(since=datetime(2026, 5, 2, tzinfo=UTC))
     )
     assert {"lope", "may", "2026"} <= set(words.terms(words.searched(said)))
+
+
+SPOKEN = ("Bridge", "bridges", "bridging", "cry", "cries", "dying", "die", "San", "Sanna", "don't", "café", "東京", "é")
+
+
+@given(st.text(max_size=100) | st.lists(st.sampled_from(SPOKEN), max_size=8).map(" ".join))
+@example("dying_die-DIE")
+@example("Sanna and San, sans")
+@example("Bridge " * 3 + "東京タワー")
+def test_a_counter_counts_the_terms_of_a_text(text: str) -> None:
+    said = words.terms(text)
+    asked = words.terms(" ".join(SPOKEN)) + said
+    counter = words.Counter(asked)
+    counted = {counter.terms[place]: often for place, often in counter.counts(text)}
+    assert counted == {term: said.count(term) for term in set(said)}
+    assert counter.terms == tuple(dict.fromkeys(asked))
+    assert words.Counter(()).counts(text) == []

@@ -25,6 +25,7 @@ AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: afte
 NOTHING = (0.0,) * len(COMPANY)
 DIALOGUE = 4  # parts from which a question is a whole dialogue
 HALF = 0.5  # see `valued`
+DECIMALS = 4  # of a sum; beyond them is only in what order numbers were added, which depends on where they lay
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
 
 
@@ -90,7 +91,7 @@ def fuse(evidence: Evidence) -> Weighed:
     model = weights.late if evidence.looked.any() else weights.plain
     names, values = valued(evidence)
     mine = np.array([model.weights.get(name, NOTHING) for name in names], np.float32) @ company(evidence)
-    sums = values @ mine
+    sums = (values @ mine).round(DECIMALS)
     relevance = _logistic(level(evidence, model, sums) + model.scale * (sums - sums.max(initial=0)))
     speaks = (values * mine > 0).any(axis=1)
     return Weighed(evidence.ids, names, values, mine, np.where(speaks, relevance, 0), note)

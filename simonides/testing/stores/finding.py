@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
 
+from ...kinds import Message
 from ...query import Place, Query
-from ...record import ARCHIVED, Link, Scope, Span, new_id, now
-from ...store import Store
-from ..records import ANA, entity, fact, said, session
-from .steps import SPRING, SUMMER, by_words, found_texts, only, put
+from ...record import ARCHIVED, TICK, Link, Record, Scope, Span, new_id, now
+from ...store import Batch, Store
+from ..records import ANA, BO, OTHER, TEAM, archives, entity, every, fact, queries, said, session
+from .steps import MAY, SPRING, SUMMER, MakeStore, by_words, found_texts, only, put, rule, told
 
 
 class Finding:
@@ -165,3 +168,126 @@ class Finding:
         assert await found_texts(store, Query(scope=ANA, metadata=(("a", 1), ("b", 2)))) == ["both"]
         assert await found_texts(store, Query(scope=ANA, metadata=(("a", 1), ("a", 2)))) == []
         assert await found_texts(store, Query(scope=ANA, metadata=(("c", None),))) == []
+
+    async def test_around_a_part_are_those_said_before_and_after_it(self, store: Store) -> None:
+        times = {"d": SPRING, "b": MAY, "a": MAY, "c": SUMMER}  # in the order a, b within May
+        kept = {id: said(id, id=id, part_of="talk", valid=Span(at)) for id, at in times.items()}
+        others = [said("x", part_of="other", valid=Span(MAY)), said("y", valid=Span(MAY))]
+        await put(store, *kept.values(), *others)
+        await put(store, kept["a"].revise(labels=("x",)))  # a later version, in the same place
+        asked = [kept["a"], kept["d"], kept["c"], *others, kept["b"], kept["a"]]
+        assert await beside(store, Query(scope=ANA), *asked) == [
+            *(("d", "b"), (None, "a"), ("b", None)),
+            *((None, None), (None, None)),
+            *(("a", "c"), ("d", "b")),
+        ]
+        assert await store.around(Query(scope=ANA), []) == []
+        assert await beside(store, Query(scope=Scope(tenant="nobody")), kept["a"]) == [(None, None)]
+
+    async def test_around_means_as_many_as_there_are_whatever_else_is_asked_for(self, store: Store) -> None:
+        kept = [said(f"{n}", id=f"{n}", part_of="talk", valid=Span(SPRING)) for n in range(3)]
+        await put(store, *kept)
+        one = frozenset({"1"})
+        for query in (Query(scope=ANA, limit=1), Query(scope=ANA, newest=True), Query(scope=ANA, ids=one, limit=0)):
+            assert await beside(store, query, *kept) == [(None, "1"), ("0", "2"), ("1", None)]
+
+    async def test_around_obeys_filters_clocks_and_walls(self, store: Store) -> None:
+        def part(id: str, at: datetime, scope: Scope = ANA, until: datetime | None = None, **more: Any) -> Record:
+            return said(id, scope, id=id, part_of="talk", valid=Span(at, until), **more)
+
+        middle = part("m", MAY)
+        work: dict[str, Any] = {"labels": ("x",), "folder": "work/bridge", "metadata": {"k": 1}}
+        await put(
+            store,
+            part("far before", SPRING, **work, pinned=True, importance=9, source="mail"),
+            part("ended", SPRING + TICK, until=SUMMER),
+            part("before", SPRING + 2 * TICK, Scope(tenant="acme")),
+            middle,
+            part("archived", MAY + TICK, status=ARCHIVED),
+            part("bo's", MAY + 2 * TICK, BO),
+            part("after", SUMMER),
+            part("the team's", MAY + TICK, TEAM),
+            part("another's", MAY + TICK, OTHER),
+        )
+        expected: list[tuple[Query, str | None, str | None]] = [
+            (Query(scope=ANA), "before", "after"),
+            (Query(scope=ANA, shared=False), "far before", "after"),
+            (Query(scope=ANA, statuses=None), "before", "archived"),
+            (Query(scope=ANA, ended=True, shared=False), "ended", "after"),
+            (Query(scope=ANA, valid_at=MAY, shared=False), "ended", None),
+            (Query(scope=ANA, known_at=SPRING), None, None),
+            (Query(scope=ANA, since=MAY), None, "after"),
+            (Query(scope=ANA, until=SUMMER), "before", None),
+            (Query(scope=ANA, kinds=frozenset({"fact"})), None, None),
+            (Query(scope=ANA, part_of=frozenset({"other"})), None, None),
+            *((Query(scope=ANA, **narrowed), "far before", None) for narrowed in NARROWINGS),
+            (Query(scope=BO), "before", "bo's"),
+            (Query(scope=Scope(tenant="acme")), "before", "bo's"),
+            (Query(scope=TEAM), None, "the team's"),
+            (Query(scope=OTHER), None, "another's"),
+        ]
+        for query, before, after in expected:
+            assert await beside(store, query, middle) == [(before, after)], query
+
+    async def test_around_gives_versions_as_they_are_believed(self, store: Store) -> None:
+        first, second = (said(id, id=id, part_of="talk", valid=Span(at)) for id, at in (("a", SPRING), ("b", MAY)))
+        await put(store, first, second)
+        believed = (await only(store, Query(scope=ANA, ids=frozenset({"b"})))).known.since
+        await put(store, first.revise(body=Message(text="revised"), labels=("x",)))
+        [(now_before, _)] = await store.around(Query(scope=ANA), [second])
+        [(then_before, _)] = await store.around(Query(scope=ANA, known_at=believed), [second])
+        [(latest, _)] = await store.around(every(ANA), [second])
+        assert now_before and then_before and latest
+        assert (now_before.text, then_before.text, latest.version) == ("revised", "a", 2)
+        assert now_before == await only(store, Query(scope=ANA, ids=frozenset({"a"})))
+        await store.commit(Batch(erase=(first.ref,)))
+        assert await store.around(every(ANA), [second]) == [(None, None)]
+
+    @rule
+    @given(kept=archives(), query=queries())
+    def test_around_means_by_a_query_what_the_query_means(
+        self, make_store: MakeStore, kept: list[tuple[Record, ...]], query: Query
+    ) -> None:
+        everything = [
+            dataclasses.replace(record, part_of=record.part_of and "talk") for versions in kept for record in versions
+        ]
+        meant = [record for record in everything if dataclasses.replace(query, ids=None).matches(record)]
+        parts = [record for record in meant if record.part_of]
+
+        def plain(record: Record) -> tuple[Record | None, Record | None]:
+            def of(one: Record) -> tuple[datetime | None, str]:
+                return one.at, one.id
+
+            before = [one for one in parts if record.part_of and of(one) < of(record)]
+            after = [one for one in parts if record.part_of and of(one) > of(record)]
+            return (
+                max(before, key=lambda one: (of(one), one.version), default=None),
+                min(after, key=lambda one: (of(one), -one.version), default=None),
+            )
+
+        async def story() -> None:
+            store = await make_store()
+            try:
+                await store.commit(Batch(restore=tuple(everything)))
+                there = [record for record in everything if record.scope.realm == query.scope.realm]
+                assert await store.around(query, there) == [plain(record) for record in there]
+            finally:
+                await store.close()
+
+        told(story())
+
+
+NARROWINGS: tuple[dict[str, Any], ...] = (
+    {"labels": frozenset({"x"})},
+    {"folder": "work"},
+    {"metadata": (("k", 1),)},
+    {"pinned": True},
+    {"importance_min": 9},
+    {"sources": frozenset({"mail"})},
+)
+
+
+async def beside(store: Store, query: Query, *records: Record) -> list[tuple[str | None, str | None]]:
+    """Return the ids of those around each of the records."""
+    found = await store.around(query, records)
+    return [(before.id if before else None, after.id if after else None) for before, after in found]

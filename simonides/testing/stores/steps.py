@@ -61,8 +61,8 @@ def unit(*numbers: float) -> NDArray[np.float32]:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def embedded(record: Record, *vectors: NDArray[np.float32], model: str = "small") -> Embedding:
-    return Embedding(record.ref, record.version, model, np.stack(vectors or (unit(1, 0),)))
+def embedded(record: Record, *vectors: NDArray[np.float32], model: str = "small", tokens: bytes = b"") -> Embedding:
+    return Embedding(record.ref, record.version, model, np.stack(vectors or (unit(1, 0),)), tokens)
 
 
 def floats(vector: bytes) -> list[float]:

@@ -190,3 +190,74 @@ class Vectors:
         await asyncio.gather(*(store.commit(batch) for _ in range(8)))
         assert (await store.slots(Query(scope=ANA), "small")).tolist() == list(range(10))
         assert (await store.extent(ANA, "small")).slots == 10
+
+    async def test_tokens_are_kept_with_the_vectors(self, store: Store) -> None:
+        one, two, bare = said("one"), said("two"), said("bare")
+        embeddings = (embedded(one, tokens=b"first"), embedded(two, tokens=bytes(range(256)) * 24), embedded(bare))
+        await store.commit(Batch(put=(one, two, bare), embeddings=embeddings))
+        asked = [(two.id, 1), (one.id, 1), (bare.id, 1), ("nothing", 1), (one.id, 1)]
+        found = await store.tokens(ANA, "small", asked)
+        assert found == [bytes(range(256)) * 24, b"first", b"", b"", b"first"]
+        assert await store.tokens(ANA, "small", []) == []
+        assert await store.tokens(ANA, "large", [(one.id, 1)]) == [b""]
+        assert await store.tokens(Scope(tenant="nobody"), "small", [(one.id, 1)]) == [b""]
+        assert await complaints(store) == ()
+
+    async def test_tokens_are_those_of_the_version_and_the_model(self, store: Store) -> None:
+        first = fact("lives in Paris")
+        second = first.revise(body=Fact(text="lives in Lisbon"))
+        embeddings = [
+            embedded(version, model=model, tokens=f"{version.text}, {model}".encode())
+            for version in (first, second)
+            for model in ("small", "large")
+        ]
+        await store.commit(Batch(put=(first, second), embeddings=tuple(embeddings)))
+        for model in ("small", "large"):
+            found = await store.tokens(ANA, model, [(first.id, 2), (first.id, 1), (first.id, 3)])
+            assert found == [f"lives in Lisbon, {model}".encode(), f"lives in Paris, {model}".encode(), b""]
+
+    async def test_tokens_do_not_cross_realms(self, store: Store) -> None:
+        kept = [said("a", scope, id="same") for scope in (ANA, TEAM, OTHER)]
+        for record in kept[1:]:
+            tokens = f"{record.scope}".encode()
+            await store.commit(Batch(put=(record,), embeddings=(embedded(record, tokens=tokens),)))
+        await put(store, kept[0])
+        found = [await store.tokens(record.scope, "small", [("same", 1)]) for record in kept]
+        assert found == [[b""], [f"{TEAM}".encode()], [f"{OTHER}".encode()]]
+
+    async def test_tokens_embedded_already_stay(self, store: Store) -> None:
+        record = said("one")
+        await store.commit(Batch(put=(record,), embeddings=(embedded(record, tokens=b"first"),)))
+        await store.commit(Batch(embeddings=(embedded(record, tokens=b"again"),)))
+        assert await store.tokens(ANA, "small", [(record.id, 1)]) == [b"first"]
+
+    async def test_tokens_are_gone_with_what_is_erased(self, store: Store) -> None:
+        record, stays = said("one"), said("two")
+        versions = (stays, record, record.revise(body=Message(text="more")))
+        embeddings = tuple(
+            embedded(each, model=model, tokens=each.text.encode()) for each in versions for model in ("small", "large")
+        )
+        await store.commit(Batch(put=versions, embeddings=embeddings))
+        await store.commit(Batch(erase=(record.ref,)))
+        which = [(record.id, 1), (record.id, 2), (stays.id, 1)]
+        for model in ("small", "large"):
+            assert await store.tokens(ANA, model, which) == [b"", b"", b"two"]
+        await put(store, record, record.revise(body=Message(text="less")))  # perhaps where the erased were
+        assert await store.tokens(ANA, "small", which) == [b"", b"", b"two"]
+        await store.commit(Batch(embeddings=(embedded(record, tokens=b"anew"),)))
+        assert await store.tokens(ANA, "small", which) == [b"anew", b"", b"two"]
+        assert await complaints(store) == ()
+
+    async def test_tokens_are_gone_with_their_model(self, store: Store) -> None:
+        kept = [said("one"), said("two", OTHER)]
+        embeddings = [
+            embedded(record, model=model, tokens=model.encode()) for record in kept for model in ("small", "large")
+        ]
+        await store.commit(Batch(put=tuple(kept), embeddings=tuple(embeddings)))
+        await store.drop_model("small")
+        for record in kept:
+            assert await store.tokens(record.scope, "small", [(record.id, 1)]) == [b""]
+            assert await store.tokens(record.scope, "large", [(record.id, 1)]) == [b"large"]
+        await store.commit(Batch(embeddings=(embedded(kept[0]),)))
+        assert await store.tokens(ANA, "small", [(kept[0].id, 1)]) == [b""]
+        assert await complaints(store) == ()
