@@ -453,7 +453,7 @@ def test_a_context_holds_a_turn_only_if_it_holds_the_whole_of_it(data: Path) -> 
 
 
 def test_a_limit_of_conversations_and_hidden_records(data: Path) -> None:
-    hidden = run(find(data, ["locomo"]), replace(QUICK, conversations=1, hidden=200))
+    hidden = run(find(data, ["locomo"]), replace(QUICK, embedder="none", conversations=1, hidden=200))
     assert hidden.summary()["locomo"]["users"] == ["talk-1"]
     assert any(hit.turn.startswith("hidden/") for each in hidden.answers for hit in each.hits)
     kayak = hidden.answers[0]
