@@ -114,7 +114,7 @@ ANSWERS = (
 )
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
-    *(index.Index, embedder.Embedder, importer.Importer, follow.Follower),
+    *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
 )
 
 
@@ -224,7 +224,8 @@ def signature(function: Callable[..., Any], name: str, *, returns: bool = True) 
         if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
             keywords = True
             texts += [] if any(text.startswith("*") for text in texts) else ["*"]
-        texts.append(re.sub(r"Unpack\[(\w+)\]", r"\1", str(parameter).replace("'", "")))
+        text, equals, default = str(parameter).partition(" = ")
+        texts.append(re.sub(r"Unpack\[(\w+)\]", r"\1", text.replace("'", "")) + equals + default)
     line = f"{name}({', '.join(texts)}){gives}"
     if len(line) <= WIDTH:
         return line
