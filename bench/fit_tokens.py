@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 import simonides
+from simonides.embedder import TOKEN_DIMENSION
 from simonides.embedders.local import LocalEmbedder
 from simonides.importers import read
 from simonides.record import Record, Scope
-from simonides.tokens import DIMENSION
 
 PACKAGE = Path(simonides.__file__).parent
 
@@ -27,10 +27,10 @@ def main() -> None:
     vectors = np.concatenate([embedder.look(text)[1] for text in texts()])
     mean = vectors.mean(axis=0)
     energy, axes = np.linalg.eigh(np.cov((vectors - mean).T))
-    kept = axes[:, ::-1][:, :DIMENSION]
+    kept = axes[:, ::-1][:, :TOKEN_DIMENSION]
     np.savez_compressed(out, mean=mean.astype(np.float16), axes=kept.astype(np.float16))
-    share = energy[::-1][:DIMENSION].sum() / energy.sum()
-    print(f"{out}: {len(vectors)} tokens, {DIMENSION} axes hold {share:.1%} of how they differ")
+    share = energy[::-1][:TOKEN_DIMENSION].sum() / energy.sum()
+    print(f"{out}: {len(vectors)} tokens, {TOKEN_DIMENSION} axes hold {share:.1%} of how they differ")
 
 
 def texts() -> list[str]:

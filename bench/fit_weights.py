@@ -15,7 +15,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -55,6 +55,7 @@ class Asked:
     group: str  # left out together
     category: str
     values: Array  # (candidates, signals)
+    plain: Array  # the same without token vectors
     fits: Array  # (candidates, 3): late, near and passage in themselves
     right: NDArray[np.bool_]
     gold: int
@@ -74,7 +75,7 @@ def main() -> None:
         found = {name: np.zeros(len(weights.COMPANY)) for name in names}
         scored = []
         for company, family in HOME.items():
-            mine = asked.get(family, [])
+            mine = [one if kind == "late" else dataclasses.replace(one, values=one.plain) for one in asked[family]]
             if company == "notes":
                 mine = [alone(each) for each in mine]
             sums = left_out(mine, names)
@@ -109,44 +110,42 @@ async def collected(data: Path, kept: Path | None) -> dict[str, list[Asked]]:
     async with AsyncMemory(kept or ":memory:", zone="UTC") as memory:
         for each in find(data, sorted(set(HOME.values()))):
             conversations = list(each.read(each.name))
-            turns = [await remembered(memory, each.name, conversation) for conversation in conversations]
-            for conversation, named in zip(conversations, turns, strict=True):
-                found.setdefault(each.family, []).extend(
-                    [one async for one in questions(memory, each.name, conversation, named)]
-                )
+            for conversation in conversations:
+                await remember(memory, each.name, conversation)
+            for conversation in conversations:
+                asked = found.setdefault(each.family, [])
+                asked += [one async for one in questions(memory, each.name, conversation)]
     return found
 
 
-async def remembered(memory: AsyncMemory, space: str, conversation: Conversation) -> dict[str, str]:
-    """Keep everything that was said; return the turn that each record is."""
-    turns: dict[str, str] = {}
+async def remember(memory: AsyncMemory, space: str, conversation: Conversation) -> None:
+    whose = {"user": conversation.user, "space": space}
     for said in conversation.said:
         if isinstance(said, Imported):
             await memory.keep(list(said.records))
-            turns |= said.turns
         elif said.session is not None:
-            kept = await memory.remember([*said.contents], session=said.session, user=conversation.user, space=space)
-            turns |= {record.id: turn for record, turn in zip(kept, said.turns, strict=True)}
+            await memory.remember([*said.contents], session=said.session, **whose)
         else:
-            for note, turn in zip(said.contents, said.turns, strict=True):
-                record = await memory.remember(
-                    note["content"], at=note["at"], id=note["id"], user=conversation.user, space=space
-                )
-                turns[record.id] = turn
-    return turns
+            for note in said.contents:
+                await memory.remember(note["content"], at=note["at"], id=note["id"], **whose)
 
 
-async def questions(memory: AsyncMemory, space: str, conversation: Conversation, turns: dict[str, str]):
+async def questions(memory: AsyncMemory, space: str, conversation: Conversation) -> AsyncIterator[Asked]:
+    turns = conversation.turns
     for number, question in enumerate(conversation.questions):
         query = dataclasses.replace(memory._query("recall", {"user": conversation.user, "space": space}), limit=50)
         understood = understand(question.text, now(), memory._zone)
         pool = await gather(understood, query, memory._means(await memory._ready()), EFFORTS["medium"])
         evidence = Evidence.of(understood, pool)
         _, values = valued(evidence)
+        for candidate in pool.candidates.values():
+            candidate.tokens = b""
+        _, plain = valued(Evidence.of(understood, pool))
         yield Asked(
             group=conversation.user if len(conversation.questions) < 250 else str(number % FOLDS),
             category=question.category,
             values=values.astype(float),
+            plain=plain.astype(float),
             fits=np.stack([signal(evidence) for signal in (late, near, passage)], axis=1).astype(float),
             right=np.array([turns.get(id, id) in question.gold for id in evidence.ids], bool),
             gold=len(question.gold),

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+TOKEN_DIMENSION = 96  # of a token's vector
+TOKEN_BYTES = TOKEN_DIMENSION // 2  # packed
+
+
 class Embedder(Protocol):
     """Implementations are thread-safe, load their model on first use, and never block the event loop.
 

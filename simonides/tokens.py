@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .embedder import TOKEN_BYTES, TOKEN_DIMENSION
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DIMENSION = 96  # of a token's vector; packed it takes half as many bytes
 STEPS = 7  # a packed number is one of -7 … 7
-WIDTH = DIMENSION // 2
 
 _HALVES = np.arange(256)
 _TABLE = np.stack([(_HALVES & 15) - 8, (_HALVES >> 4) - 8], axis=1).astype(np.float32)
 
 
 def pack(vectors: NDArray[np.float32]) -> bytes:
-    """Return vectors of shape (tokens, DIMENSION) as bytes, WIDTH of them a token."""
+    """Return vectors of shape (tokens, TOKEN_DIMENSION) as bytes, TOKEN_BYTES of them a token."""
     if not len(vectors):
         return b""
     largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-9)
@@ -33,9 +33,9 @@ def pack(vectors: NDArray[np.float32]) -> bytes:
 
 
 def unpack(packed: bytes) -> NDArray[np.float32]:
-    """Return the vectors, of unit length, shape (tokens, DIMENSION)."""
-    codes = np.frombuffer(packed, np.uint8).reshape(-1, WIDTH)
-    vectors = _TABLE[codes].reshape(-1, DIMENSION)
+    """Return the vectors, of unit length, shape (tokens, TOKEN_DIMENSION)."""
+    codes = np.frombuffer(packed, np.uint8).reshape(-1, TOKEN_BYTES)
+    vectors = _TABLE[codes].reshape(-1, TOKEN_DIMENSION)
     length = np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
     unit: NDArray[np.float32] = np.divide(vectors, length, out=vectors, where=length > 0)
     return unit
@@ -50,7 +50,7 @@ def likenesses(asked: NDArray[np.float32], texts: Sequence[bytes]) -> NDArray[np
     there = [place for place, packed in enumerate(texts) if packed]
     if not there or not len(asked):
         return found
-    starts = np.cumsum([0, *(len(texts[place]) // WIDTH for place in there[:-1])])
+    starts = np.cumsum([0, *(len(texts[place]) // TOKEN_BYTES for place in there[:-1])])
     cosines = unpack(b"".join(texts[place] for place in there)) @ asked.T
     found[there] = np.maximum(np.maximum.reduceat(cosines, starts, axis=0), 0)
     return found

@@ -1,6 +1,7 @@
 """Recall, part by part: what a question names, what speaks for a candidate, how hits fit a budget."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,8 +14,9 @@ from simonides.query import Hit
 from simonides.recall import fitted
 from simonides.recall.fit import quoted
 from simonides.recall.gather import Candidate, Pool, holds_literal
+from simonides.recall.means import Hits
 from simonides.recall.question import literals, understand, without_names
-from simonides.recall.rank import Hits, boosted, rank
+from simonides.recall.rank import boosted, rank
 from simonides.recall.signals import SIGNALS, Evidence
 from simonides.recall.when import window
 from simonides.record import Record, Scope, Span
@@ -109,7 +111,9 @@ def pool_of(*records: Record, cosines: dict[str, float] | None = None) -> Pool:
     pool = Pool(versions=100)
     for record in records:
         pool.candidates[record.id] = Candidate(record, (cosines or {}).get(record.text), {"near"})
-        pool.talks.setdefault(record.part_of or "", []).append(record)
+    for before, after in pairwise(records):
+        if before.part_of == after.part_of:
+            pool.after[before.id], pool.before[after.id] = after.id, before.id
     return pool
 
 
@@ -127,8 +131,9 @@ def test_every_signal_and_every_score_lies_between_0_and_1(
     cosine = st.floats(-1, 1, width=32)
     pool = pool_of(*records, cosines={record.text: data.draw(cosine) for record in records})
     question = understand(asked, NOW)
-    for signal, _, _ in SIGNALS.values():
-        assert all(0 <= value <= 1 + 1e-9 for value in signal(Evidence.of(question, pool)).values())
+    for signal, _ in SIGNALS.values():
+        values = signal(Evidence.of(question, pool))
+        assert len(values) == len(pool.candidates) and all(0 <= value <= 1 + 1e-6 for value in values.tolist())
     hits = rank(question, pool, 50, explain=True)
     assert all(0 <= hit.score <= 1 for hit in hits)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)

@@ -10,7 +10,8 @@ from simonides.errors import Conflict
 from simonides.record import NEVER, Record
 from simonides.store import Batch, Store
 from simonides.testing.records import ACME, ANA, OTHER, TEAM, entity, every, histories, records, said
-from simonides.testing.stores import MakeStore, StoreSuite, complaints, rule, told
+from simonides.testing.stores import MakeStore, StoreSuite, rule, told
+from simonides.testing.stores.steps import complaints
 
 BRIDGE = said("bridge", id="a")
 close = records(st.sampled_from([ANA, OTHER]))  # so close together that ids and keys meet

@@ -10,12 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..embedder import Embedder, TokenEmbedder
+from ..embedder import TOKEN_BYTES, Embedder, TokenEmbedder
 from ..follow import live
 from ..kinds import Message
 from ..record import Record
 from ..store import Batch, Change, Embedding, Store
-from ..tokens import WIDTH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +52,7 @@ class Vectors:
         found, start = [], 0
         for record, texts in zip(records, parts, strict=True):
             mine = slice(start, start + len(texts))
-            said = b"".join(tokens[mine])[: TOKENS_MAX * WIDTH]
+            said = b"".join(tokens[mine])[: TOKENS_MAX * TOKEN_BYTES]
             found.append(Embedding(record.ref, record.version, self.model, vectors[mine], said))
             start += len(texts)
         return found

@@ -7,8 +7,7 @@
 
 from .answer import answer
 from .fit import Citation, Context, fitted
-from .gather import EFFORTS, Effort, Means
+from .means import EFFORTS, Effort, Hits, Means
 from .question import Question, understand
-from .rank import Hits
 
 __all__ = ["EFFORTS", "Citation", "Context", "Effort", "Hits", "Means", "Question", "answer", "fitted", "understand"]

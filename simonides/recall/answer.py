@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from ..query import Query
-from .gather import Effort, Means, gather
+from .means import Effort, Hits, Means
 from .question import Question
-from .rank import Hits, rank
 
 
 async def answer(
     question: Question, query: Query, means: Means, effort: Effort, *, explain: bool = False, least: float = 0.0
 ) -> Hits:
     """Return at most `query.limit` hits, best first; none whose score is below `least`."""
+    from .gather import gather  # here, because they need numpy, and a program that only writes does not
+    from .rank import rank
+
     pool = await gather(question, query, means, effort)
     return await asyncio.to_thread(rank, question, pool, query.limit, explain=explain, least=least)

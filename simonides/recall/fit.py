@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..query import Hit
-from .rank import Hits
+from .means import Hits
 
 Count = Callable[[str], int]
 EXCERPT = 40  # tokens; a shorter piece of a long text says too little to spend a citation on

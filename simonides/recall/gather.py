@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import words as language
-from ..embedder import Embedder, TokenEmbedder
+from ..embedder import TOKEN_DIMENSION, Embedder, TokenEmbedder
 from ..errors import Unavailable
-from ..index import Index
 from ..kinds import KINDS, Message
 from ..query import Query
 from ..record import Record
 from ..store import Store
-from ..tokens import DIMENSION, unpack
+from ..tokens import unpack
+from .means import Effort, Means
 from .question import Question, without_names
 
 if TYPE_CHECKING:
@@ -30,35 +30,6 @@ FLOOD, SAME = 10, 0.98  # how much further to look where the first say the same;
 EARLIER = 0.85  # what each earlier part of a long question counts, against the one after it
 TOKENS_S = 0.5  # seconds to wait for token vectors; without them the ranking goes on, and says so
 SAYING = frozenset(KINDS) - {"conversation", "document"}  # kinds that say something; a title only leads there
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is looked at: candidates by meaning and by words, and how many of the likeliest are looked at with the
-    turns around them, and word by word.
-    """
-
-    near: int
-    words: int
-    around: int
-    late: int
-
-
-EFFORTS = {
-    "low": Effort(near=60, words=60, around=0, late=0),
-    "medium": Effort(near=100, words=100, around=60, late=100),
-    "high": Effort(near=250, words=250, around=200, late=300),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What recall reads from. Without an index and an embedder, it goes by words alone and says so."""
-
-    store: Store
-    index: Index | None
-    embedder: Embedder | None
-    model: str = ""  # the name under which the store keeps the vectors
 
 
 @dataclass(slots=True)
@@ -74,7 +45,7 @@ class Asked:
     """A question as the embedder sees it: one vector, and its tokens with what each counts (adding up to 1)."""
 
     vector: NDArray[np.float32]
-    tokens: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32))
+    tokens: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, TOKEN_DIMENSION), np.float32))
     counts: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from ..kinds import Message
 from ..query import Factor, Hit
 from ..record import IMPORTANCE, Record
 from .gather import Candidate, Pool, saying
+from .means import Hits
 from .question import Question
-from .signals import SIGNALS, Evidence, half_life, late, near, passage
+from .signals import MANNER, NEAR, SIGNALS, Evidence, half_life, late, near, passage
 from .weights import COMPANY, Model, fitted
 
 if TYPE_CHECKING:
@@ -21,18 +22,10 @@ if TYPE_CHECKING:
 
 RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a share of the relevance
 AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: after everything that fits at all
+NOTHING = (0.0,) * len(COMPANY)
 DIALOGUE = 4  # parts from which a question is a whole dialogue
+HALF = 0.5
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
-
-
-class Hits(list[Hit]):
-    """Hits, best first. `notes` says what fell back, and why."""
-
-    notes: tuple[str, ...] = ()
-
-    def noting(self, *notes: str | None) -> Self:
-        self.notes += tuple(note for note in notes if note)
-        return self
 
 
 def rank(question: Question, pool: Pool, limit: int, *, explain: bool = False, least: float = 0.0) -> Hits:
@@ -96,7 +89,7 @@ def fuse(evidence: Evidence) -> Weighed:
     weights, note = fitted()
     model = weights.late if evidence.looked.any() else weights.plain
     names, values = valued(evidence)
-    mine = np.array([company(evidence) @ np.array(model.weights.get(name, (0, 0, 0))) for name in names], np.float32)
+    mine = np.array([model.weights.get(name, NOTHING) for name in names], np.float32) @ company(evidence)
     sums = values @ mine
     relevance = _logistic(level(evidence, model, sums) + model.scale * (sums - sums.max(initial=0)))
     speaks = (values * mine > 0).any(axis=1)
@@ -104,17 +97,25 @@ def fuse(evidence: Evidence) -> Weighed:
 
 
 def valued(evidence: Evidence) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """Return the names of the signals, and the candidates' values by them, scaled where a signal is relative."""
+    """Return the names of the signals, and the candidates' values by them, scaled where a signal is relative.
+
+    Who says a thing and how counts only as far as the thing has to do with the question: nothing is found for being
+    long. That a text as a whole is nearest in meaning says that by half: something always is.
+    """
     found = [
         _scaled(signal(evidence)) if relative else np.asarray(signal(evidence), np.float32)
         for signal, relative in SIGNALS.values()
     ]
-    return tuple(SIGNALS), np.stack(found, axis=1)
+    names, values = tuple(SIGNALS), np.stack(found, axis=1)
+    fits = np.array([0.0 if name in MANNER else HALF if name in NEAR else 1.0 for name in names], np.float32)
+    manner = np.array([name in MANNER for name in names])
+    values[:, manner] *= (values * fits).max(axis=1, keepdims=True)
+    return names, values
 
 
 def _scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
-    scaled: NDArray[np.float32] = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    scaled: NDArray[np.float32] = (values - low) / (high - low) if high > low else np.sign(values)
     return scaled
 
 

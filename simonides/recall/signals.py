@@ -370,3 +370,7 @@ SIGNALS: Mapping[str, tuple[Signal, bool]] = {
     "long": (long, False),
     "short": (short, False),
 }
+
+# Signals that tell who says a thing and how. They count as far as the others say that it is about what is asked.
+MANNER = ("speaker", "person", "tells", "figures", "answer", "long", "short")
+NEAR = ("near", "near_before", "near_after", "session_near")
