@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
-    from .recall import Citation
+    from .recall import Citation, Missing
     from .store import Certificate
 
 TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
@@ -89,6 +89,11 @@ def hit_as_json(hit: Hit) -> dict[str, Any]:
 
 def citation_as_json(citation: Citation) -> dict[str, Any]:
     return {"number": citation.number, "cut": citation.cut, **hit_as_json(citation.hit)}
+
+
+def missing_as_json(missing: Missing) -> dict[str, Any]:
+    times = {"since": _iso(missing.since), "until": _iso(missing.until)}
+    return {"says": str(missing), **dataclasses.asdict(missing), **times}
 
 
 def preview_as_json(preview: Preview) -> dict[str, Any]:
@@ -273,9 +278,17 @@ def origin(hit: Hit, zone: tzinfo | None) -> list[str]:
 
 def reasons(hit: Hit, most: int = 3) -> str:
     """Return why it was found, in plain words, what counted most first."""
-    counted = sorted((factor for factor in hit.why if factor.share > 0), key=_share, reverse=True)
-    said = [REASONS.get(name, name) for name in [factor.name for factor in counted[:most]] or hit.by]
-    return "; ".join(said)
+    return "; ".join(REASONS.get(name, name) for name in _counted(hit.why)[:most] or hit.by)
+
+
+def _counted(why: Iterable[Factor]) -> list[str]:
+    return [factor.name for factor in sorted(why, key=_share, reverse=True) if factor.share > 0]
+
+
+def missing(found: Missing, most: int = 3) -> list[RenderableType]:
+    """Return why a record was not returned, and below it what speaks for it all the same."""
+    speaks = "; ".join(REASONS.get(name, name) for name in _counted(found.why)[:most])
+    return [plain(str(found)), *([plain(f"what speaks for it: {speaks}", "dim italic")] if speaks else [])]
 
 
 def _share(factor: Factor) -> float:
