@@ -258,7 +258,8 @@ class AsyncMemory:
         looks = one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("context", which), limit=limit)
         hits = await self._recall(text, query, looks)
-        return fitted(hits, budget, self._embedder.tokens if self._embedder else None)
+        asked = understand(text, now(), self._zone).terms
+        return fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
 
     async def _recall(
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
