@@ -77,47 +77,50 @@ def estimated(text: str) -> int:
 # -- what to take --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What a conversation takes: its texts alone, and their marks with and without the day."""
+
+    days: frozenset[str | None] = frozenset()
+    texts: int = 0
+    dated: int = 0
+    undated: int = 0
+
+
 @dataclass(slots=True)
 class _Page:
     """What was taken so far, and the tokens that it takes as it will be set."""
 
-    budget: int
+    left: int
     measure: Count
     widest: int  # the largest number that a citation may get
     taken: list[tuple[Hit, str]] = field(default_factory=list)
-    groups: dict[str | None, list[tuple[Hit, int]]] = field(default_factory=dict)  # with the tokens of the text alone
-    costs: dict[str | None, int] = field(default_factory=dict)  # of each group
-
-    @property
-    def left(self) -> int:
-        return self.budget - sum(self.costs.values())
+    groups: dict[str | None, _Group] = field(default_factory=dict)
 
     def beside(self, hit: Hit) -> int:
         """Return what is left for the text itself, were this taken too."""
-        group = self.groups.get(hit.record.part_of, [])
-        return self.left + self.costs.get(hit.record.part_of, 0) - self._cost([*group, (hit, 0)])
+        return self.left - self._cost(hit, self._with(hit, 0)) + self._cost(hit, self._group(hit))
 
     def take(self, hit: Hit, text: str, size: int) -> None:
-        group = self.groups.setdefault(hit.record.part_of, [])
-        group.append((hit, size))
-        self.costs[hit.record.part_of] = self._cost(group)
+        self.left = self.beside(hit) - size
+        self.groups[hit.record.part_of] = self._with(hit, size)
         self.taken.append((hit, text))
-
-    def grow(self, place: int, text: str, size: int) -> None:
-        """Take more of a text of which a part was taken."""
-        hit, _ = self.taken[place]
-        self.taken[place] = (hit, text)
-        group = self.groups[hit.record.part_of]
-        group[:] = [(each, size if each is hit else old) for each, old in group]
-        self.costs[hit.record.part_of] = self._cost(group)
 
     def size(self, text: str) -> int:
         return self.measure(f"{quoted(text)}\n")
 
-    def _cost(self, group: Sequence[tuple[Hit, int]]) -> int:
-        day = _day(hit for hit, _ in group)
-        marks = (self.measure(_mark(self.widest, hit, day is None)) + size for hit, size in group)
-        return self.measure(f"{_heading(group[0][0], day)}\n") + sum(marks)
+    def _group(self, hit: Hit) -> _Group:
+        return self.groups.get(hit.record.part_of) or _Group()
+
+    def _with(self, hit: Hit, size: int) -> _Group:
+        old, dated, undated = self._group(hit), *(self.measure(_mark(self.widest, hit, way)) for way in (True, False))
+        return _Group(old.days | {_day([hit])}, old.texts + size, old.dated + dated, old.undated + undated)
+
+    def _cost(self, hit: Hit, group: _Group) -> int:
+        if not group.days:
+            return 0
+        day = next(iter(group.days)) if len(group.days) == 1 else None
+        return self.measure(f"{_heading(hit, day)}\n") + group.texts + (group.undated if day else group.dated)
 
 
 def _chosen(hits: Sequence[Hit], budget: int, measure: Count, counter: Counter) -> list[tuple[Hit, str]]:
@@ -130,12 +133,17 @@ def _chosen(hits: Sequence[Hit], budget: int, measure: Count, counter: Counter) 
         size = page.size(hit.text) if len(hit.text) <= room * LETTERS_MAX else room + 1
         if size <= room:
             page.take(hit, hit.text, size)
-        elif room >= EXCERPT and (part := shortened(hit.text, counter, max(EXCERPT, room // SHARE), measure)):
-            page.take(hit, part, page.size(part))
+        elif room >= EXCERPT:
+            part = shortened(hit.text, counter, max(EXCERPT, room // SHARE), measure)
+            if part and (size := page.size(part)) <= room:
+                page.take(hit, part, size)
     for place, (hit, text) in enumerate(page.taken):
         if text != hit.text and page.left > 0:
-            longer = shortened(hit.text, counter, page.size(text) + page.left, measure)
-            page.grow(place, longer, page.size(longer))
+            old = page.size(text)
+            longer = shortened(hit.text, counter, old + page.left, measure)
+            if longer and old < (size := page.size(longer)) <= old + page.left:
+                page.taken[place] = (hit, longer)
+                page.left -= size - old
     return page.taken
 
 
