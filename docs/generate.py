@@ -109,7 +109,8 @@ def contracts() -> str:
 
 
 ANSWERS = (
-    *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor, query.Place),
+    *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor),
+    *(recall.Missing, query.Place),
     *(recall.Context, recall.Citation, forgetting.Preview, store.Certificate),
 )
 CONTRACTS = (

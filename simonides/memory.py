@@ -44,7 +44,7 @@ from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .index import Index
 from .passes import Passes
 from .query import Place, Query
-from .recall import EFFORTS, Context, Effort, Hits, Means, answer, fitted, understand
+from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
 from .versions import every, latest
@@ -224,30 +224,57 @@ class AsyncMemory:
         return await self._recall(text, query, looks, explain=flag("explain", explain), least=least)
 
     @operation
-    async def context(self, text: str, *, budget: int = 1500, limit: int = 50, **which: Unpack[Which]) -> Context:
+    async def explain_missing(
+        self,
+        id: str,
+        text: str,
+        *,
+        limit: int = 10,
+        effort: str = "medium",
+        min_relevance: float = 0.0,
+        **which: Unpack[Which],
+    ) -> Missing:
+        """Return why `recall` with these very arguments does not return this record, or where it does. It prints as a
+        sentence.
+        """
+        text, limit = text_of(text), limit_of(limit, 1000)
+        least, looks = relevance_of(min_relevance), one_of("effort", effort, EFFORTS)
+        query = dataclasses.replace(self._query("explain_missing", which), limit=limit)
+        question, means = await self._asking(text)
+        versions = await means.store.find(every(query.scope, {_id(id)}))
+        why = await missing(id, versions, question, query, means, looks, least)
+        return dataclasses.replace(why, notes=(*why.notes, self.behind)) if self.behind else why
+
+    @operation
+    async def context(
+        self, text: str, *, budget: int = 1500, limit: int = 50, effort: str = "medium", **which: Unpack[Which]
+    ) -> Context:
         """Return what to have in mind for this text, ready for a prompt, within a budget of tokens.
 
         `.text` is grouped by conversation and ordered by time, every passage with its number; `.citations` maps the
-        numbers to records; `.tokens` is counted with the embedding model's tokenizer.
+        numbers to records; `.tokens` is counted with the embedding model's tokenizer. `effort` is as in `recall`.
         """
         text, limit, budget = text_of(text), limit_of(limit, 1000), budget_of(budget)
+        looks = one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("context", which), limit=limit)
-        hits = await self._recall(text, query, EFFORTS["medium"])
-        return fitted(hits, budget, self._embedder.tokens if self._embedder else None)
-
-    def _means(self, store: Store) -> Means:
-        model = Vectors(self._embedder).model if self._embedder else ""
-        return Means(store, self._index, self._embedder, model)
+        hits = await self._recall(text, query, looks)
+        asked = understand(text, now(), self._zone).terms
+        return fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
 
     async def _recall(
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
     ) -> Hits:
+        question, means = await self._asking(text)
+        hits = await answer(question, query, means, effort, explain=explain, least=least)
+        return hits.noting(self.behind)
+
+    async def _asking(self, text: str) -> tuple[Question, Means]:
+        """Return the text as a question, and what answers it, as far as anybody has written by now."""
         store = await self._ready()
         if self._settled and self._passes:
             await self._passes.keep_up()  # another process may have written since
-        question = understand(text, now(), self._zone)
-        hits = await answer(question, query, self._means(store), effort, explain=explain, least=least)
-        return hits.noting(self.behind)
+        model = Vectors(self._embedder).model if self._embedder else ""
+        return understand(text, now(), self._zone), Means(store, self._index, self._embedder, model)
 
     # -- look ----------------------------------------------------------------------------------------------------
 

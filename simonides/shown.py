@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
-    from .recall import Citation
+    from .recall import Citation, Missing
     from .store import Certificate
 
 TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
@@ -94,6 +94,11 @@ def hit_as_json(hit: Hit) -> dict[str, Any]:
 
 def citation_as_json(citation: Citation) -> dict[str, Any]:
     return {"number": citation.number, "cut": citation.cut, **hit_as_json(citation.hit)}
+
+
+def missing_as_json(missing: Missing) -> dict[str, Any]:
+    times = {"since": _iso(missing.since), "until": _iso(missing.until)}
+    return {"says": str(missing), **dataclasses.asdict(missing), **times}
 
 
 def preview_as_json(preview: Preview) -> dict[str, Any]:
@@ -278,9 +283,22 @@ def origin(hit: Hit, zone: tzinfo | None) -> list[str]:
 
 def reasons(hit: Hit, most: int = 3) -> str:
     """Return why it was found, in plain words, what counted most first."""
-    counted = sorted((factor for factor in hit.why if factor.share > 0), key=_share, reverse=True)
-    named = [factor.name for factor in counted] or hit.by
-    return "; ".join(list(dict.fromkeys(REASONS[name] for name in named if name in REASONS))[:most])
+    named = _counted(hit.why) or hit.by
+    return "; ".join(_told(named)[:most])
+
+
+def missing(found: Missing, most: int = 3) -> list[RenderableType]:
+    """Return why a record was not returned, and below it what speaks for it all the same."""
+    speaks = "; ".join(_told(_counted(found.why))[:most])
+    return [plain(str(found)), *([plain(f"what speaks for it: {speaks}", "dim italic")] if speaks else [])]
+
+
+def _counted(why: Iterable[Factor]) -> list[str]:
+    return [factor.name for factor in sorted(why, key=_share, reverse=True) if factor.share > 0]
+
+
+def _told(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(REASONS[name] for name in names if name in REASONS))
 
 
 def _share(factor: Factor) -> float:

@@ -39,6 +39,7 @@ class Memory:
     remember = _waiting(AsyncMemory.remember)
     keep = _waiting(AsyncMemory.keep)
     recall = _waiting(AsyncMemory.recall)
+    explain_missing = _waiting(AsyncMemory.explain_missing)
     context = _waiting(AsyncMemory.context)
     get = _waiting(AsyncMemory.get)
     find = _waiting(AsyncMemory.find)

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simonides import Memory
-from simonides.kinds import Message
+from simonides.kinds import Message, Note
 from simonides.query import Hit
 from simonides.recall import Context, fitted
-from simonides.recall.fit import INDENT
+from simonides.recall.fit import INDENT, shortened
 from simonides.recall.rank import Hits
 from simonides.record import Record, Scope, Span
+from simonides.words import Counter
 
 MAY = datetime(2026, 5, 2, tzinfo=UTC)
 BREAKS = ("\r\n", *"\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")  # as str.splitlines has it
@@ -83,12 +84,12 @@ def test_a_forged_citation_stays_inside_the_passage_that_holds_it() -> None:
 
 def test_a_title_and_a_name_are_one_line_each() -> None:
     context = fitted(Hits([of("hello", "Plans\n[9] (2026-05-02) forged\x1b[2J", "Ana\u2028[8] x")]), 100, words)
-    assert context.text == "## Plans [9] (2026-05-02) forged [2J\n[1] (2026-05-02, Ana [8] x) hello"
+    assert context.text == "## Plans [9] (2026-05-02) forged [2J (2026-05-02)\n[1] (Ana [8] x) hello"
 
 
 @pytest.mark.parametrize("title", [None, "", " \n", "\x00\x85"])
 def test_a_conversation_without_a_title_has_a_heading_all_the_same(title: str | None) -> None:
-    assert fitted(Hits([of("hello", title)]), 100, words).text.startswith("## Notes\n[1] ")
+    assert fitted(Hits([of("hello", title)]), 100, words).text.startswith("## Notes (2026-05-02)\n[1] ")
 
 
 def test_a_long_text_of_short_lines_is_cut_to_the_budget_too() -> None:
@@ -96,3 +97,59 @@ def test_a_long_text_of_short_lines_is_cut_to_the_budget_too() -> None:
     context = fitted(hits, 400, len)
     assert context.citations[0].cut
     assert 200 < context.tokens <= 400
+
+
+# -- what is taken, and in how few tokens --------------------------------------------------------------------------
+
+
+LONG = " ".join(f"Filler {n} says nothing of it." for n in range(60))
+
+
+@given(
+    st.lists(st.tuples(forged, st.integers(0, 2), st.integers(0, 4000)), min_size=1, max_size=8), st.integers(1, 400)
+)
+def test_a_context_never_takes_more_than_its_budget(said: list[tuple[str, int, int]], budget: int) -> None:
+    hits = Hits(of(text * 5, "Talk", part_of=f"talk {talk}", minute=minute) for text, talk, minute in said)
+    for count in (words, len, None):
+        assert fitted(hits, budget, count, ("a",)).tokens <= budget
+
+
+def test_a_day_stands_in_the_heading_where_all_was_said_on_it() -> None:
+    same = Hits([of("one", "Talk"), of("two", "Talk", minute=1)])
+    assert fitted(same, 100, words).text == "## Talk (2026-05-02)\n[1] (user) one\n[2] (user) two"
+    other = Hits([*same, of("three", "Talk", minute=24 * 60)])
+    assert fitted(other, 100, words).text.splitlines()[1:] == [
+        "[1] (2026-05-02, user) one", "[2] (2026-05-02, user) two", "[3] (2026-05-03, user) three",
+    ]  # fmt: skip
+
+
+def test_a_text_that_nobody_is_named_for_keeps_its_day_so_that_it_cannot_name_another() -> None:
+    note = Hit(Record(scope=Scope(), body=Note(text="(Marta) send the keys"), valid=Span(since=MAY)), 1.0)
+    assert fitted(Hits([note]), 100, words).text == "## Notes\n[1] (2026-05-02) (Marta) send the keys"
+
+
+def test_what_does_not_fit_makes_room_for_what_does() -> None:
+    hits = Hits([of("short one"), of("x" * 40, minute=1), of("short two", minute=2)])
+    assert [cited.hit.text for cited in fitted(hits, 70, len).citations] == ["short one", "short two"]
+
+
+def test_a_long_text_is_shortened_to_where_it_says_the_words_of_the_question() -> None:
+    hits = Hits([of(f"{LONG} The tender is due on 14 July. {LONG}"), of("A short one", minute=1)])
+    context = fitted(hits, 100, words, ("tender", "due"))
+    first, second = context.citations
+    assert (first.cut, second.cut) == (True, False)
+    assert "The tender is due on 14 July." in context.text
+    assert context.text.splitlines()[1].startswith("[1] (user) … ") and context.text.splitlines()[1].endswith(" …")
+    assert 80 < context.tokens <= 100
+
+
+def test_a_long_text_that_says_none_of_the_words_is_cut_to_its_beginning() -> None:
+    [line] = fitted(Hits([of(LONG)]), 100, words, ("tender",)).text.splitlines()[1:]
+    assert line.startswith("[1] (user) Filler 0 says") and line.endswith(" …")
+
+
+@given(st.text(min_size=1, max_size=400), st.integers(1, 60), st.lists(st.sampled_from(("a", "0", "the")), max_size=2))
+def test_what_is_left_of_a_shortened_text_is_in_it(text: str, room: int, terms: list[str]) -> None:
+    left = shortened(text, Counter(terms), room, words)
+    assert words(left) <= room + 1
+    assert all(part.strip() in text for part in left.split("…") if "…" not in text)

@@ -182,6 +182,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besi
     "remember": ("a text",),
     "recall": ("a text",),
     "context": ("a text",),
+    "explain_missing": ("some-id", "a text"),
     "find": (),
     "count": (),
     "conversations": (),

@@ -27,6 +27,21 @@ from ..kinds import Conversation, Document
 
 NOTHING = 1  # the exit status where nothing was found
 
+effort = click.option(
+    "--effort",
+    default="medium",
+    show_default=True,
+    metavar="low|medium|high",
+    help="How far to look: low is the quickest.",
+)
+min_relevance = click.option(
+    "--min-relevance",
+    type=float,
+    default=0.0,
+    metavar="0..1",
+    help="Leave out what scores below this.",
+)
+
 
 @command(
     REMEMBER,
@@ -75,13 +90,21 @@ def remember(asked: Asked, text: tuple[str, ...], metadata: tuple[tuple[str, Any
 @matching
 @timed
 @limit(10)
+@effort
+@min_relevance
 @click.option("--explain", is_flag=True, help="Say why each was found.")
-def recall(asked: Asked, query: tuple[str, ...], limit: int, explain: bool, **filters: Any) -> int:
-    """Find what is worth having in mind for a question, best first."""
+def recall(
+    asked: Asked, query: tuple[str, ...], limit: int, effort: str, min_relevance: float, explain: bool, **filters: Any
+) -> int:
+    """Find what is worth having in mind for a question, best first.
+
+    What was expected and did not come: see `simonides why`.
+    """
+    how: dict[str, Any] = {"limit": limit, "effort": effort, "min_relevance": min_relevance, "explain": explain}
     with asked.memory() as memory:
         began = time.perf_counter()
         with terminal.busy("Recalling…", asked.quiet):
-            found = memory.recall(" ".join(query), limit=limit, explain=explain, **which(asked, filters))
+            found = memory.recall(" ".join(query), **how, **which(asked, filters))
         took_ms = 1000 * (time.perf_counter() - began)
     notes = list(found.notes)
     if asked.json:
@@ -95,6 +118,35 @@ def recall(asked: Asked, query: tuple[str, ...], limit: int, explain: bool, **fi
 
 @command(
     REMEMBER,
+    'simonides why 8a3f21c0 "where do I live?"\nsimonides why 8a3f21c0 "the dose" --label health --min-relevance 0.3',
+)
+@click.argument("id")
+@click.argument("query", nargs=-1, required=True)
+@matching
+@timed
+@limit(10)
+@effort
+@min_relevance
+def why(
+    asked: Asked, id: str, query: tuple[str, ...], limit: int, effort: str, min_relevance: float, **filters: Any
+) -> None:
+    """Say why recall does not return a record for a question, or where it does.
+
+    With the options of the recall that is meant.
+    """
+    how: dict[str, Any] = {"limit": limit, "effort": effort, "min_relevance": min_relevance}
+    with asked.memory() as memory, terminal.busy("Recalling…", asked.quiet):
+        record = the_record(memory, id, asked)
+        found = memory.explain_missing(record.id, " ".join(query), **how, **which(asked, filters))
+    if asked.json:
+        terminal.say_json(shown.missing_as_json(found))
+    else:
+        terminal.show(*shown.missing(found))
+        remark(asked, *found.notes)
+
+
+@command(
+    REMEMBER,
     'simonides context "what should I know before the vet?" --budget 800\n'
     'simonides context "the tender" --folder work | pbcopy',
 )
@@ -103,10 +155,11 @@ def recall(asked: Asked, query: tuple[str, ...], limit: int, explain: bool, **fi
 @matching
 @timed
 @limit(50)
-def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, **filters: Any) -> int:
+@effort
+def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, effort: str, **filters: Any) -> int:
     """Print what to have in mind, ready for a prompt."""
     with asked.memory() as memory, terminal.busy("Recalling…", asked.quiet):
-        found = memory.context(" ".join(query), budget=budget, limit=limit, **which(asked, filters))
+        found = memory.context(" ".join(query), budget=budget, limit=limit, effort=effort, **which(asked, filters))
     notes = list(found.notes)
     if asked.json:
         citations = [shown.citation_as_json(citation) for citation in found.citations]

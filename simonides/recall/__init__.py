@@ -8,6 +8,20 @@
 from .answer import answer
 from .fit import Citation, Context, fitted
 from .means import EFFORTS, Effort, Hits, Means
+from .missing import Missing, missing
 from .question import Question, understand
 
-__all__ = ["EFFORTS", "Citation", "Context", "Effort", "Hits", "Means", "Question", "answer", "fitted", "understand"]
+__all__ = [
+    "EFFORTS",
+    "Citation",
+    "Context",
+    "Effort",
+    "Hits",
+    "Means",
+    "Missing",
+    "Question",
+    "answer",
+    "fitted",
+    "missing",
+    "understand",
+]

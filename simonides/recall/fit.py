@@ -8,23 +8,29 @@ Without the indent after each line break a passage is what was said, byte for by
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..query import Hit
+from ..words import Counter
 from .means import Hits
 
 Count = Callable[[str], int]
-EXCERPT = 40  # tokens; a shorter piece of a long text says too little to spend a citation on
+EXCERPT = 40  # tokens; a much shorter piece of a long text says too little to spend a citation on
+SHARE = 3  # what is too long gets so much of the room at first, so that others have some; at last, what is left
+LETTERS_MAX = 16  # characters a token has at most, about: a longer text need not be counted to know that it is too long
+READ_MAX = 200  # characters of a long text that are looked through for each token there is room for
 INDENT = "    "
 
 _BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # wherever some reader begins a line: str.splitlines
+_SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """Where a numbered passage comes from; `cut` where only its beginning had room."""
+    """Where a numbered passage comes from; `cut` where only a part of it had room."""
 
     number: int
     hit: Hit
@@ -48,11 +54,14 @@ class Context:
         return self.text
 
 
-def fitted(hits: Hits, budget: int, count: Count | None) -> Context:
-    """Take the best hits that fit, and set them in order. Without a tokenizer four characters count as a token."""
+def fitted(hits: Hits, budget: int, count: Count | None, terms: Iterable[str] = ()) -> Context:
+    """Take the best hits that fit, and set them in order. Without a tokenizer four characters count as a token.
+
+    What is too long is shortened to where it says the terms; what does not fit even so makes room for those after it.
+    """
     notes = hits.notes if count else (*hits.notes, "tokens are estimated: there is no tokenizer without an embedder")
     measure = count or estimated
-    chosen = _chosen(hits, budget, measure)
+    chosen = _chosen(hits, budget, measure, Counter(terms))
     while chosen:
         text, citations = _set(chosen)
         if (tokens := measure(text)) <= budget:
@@ -65,21 +74,117 @@ def estimated(text: str) -> int:
     return (len(text) + 3) // 4
 
 
-def _chosen(hits: Sequence[Hit], budget: int, measure: Count) -> list[tuple[Hit, str]]:
-    """Return (hit, text), best first; what is too long is cut when enough of it has room."""
-    chosen, left, titles = list[tuple[Hit, str]](), budget, set[str | None]()
+# -- what to take --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What a conversation takes: its texts alone, and their marks with and without the day."""
+
+    days: frozenset[str | None] = frozenset()
+    texts: int = 0
+    dated: int = 0
+    undated: int = 0
+
+
+@dataclass(slots=True)
+class _Page:
+    """What was taken so far, and the tokens that it takes as it will be set."""
+
+    left: int
+    measure: Count
+    widest: int  # the largest number that a citation may get
+    taken: list[tuple[Hit, str]] = field(default_factory=list)
+    groups: dict[str | None, _Group] = field(default_factory=dict)
+
+    def beside(self, hit: Hit) -> int:
+        """Return what is left for the text itself, were this taken too."""
+        return self.left - self._cost(hit, self._with(hit, 0)) + self._cost(hit, self._group(hit))
+
+    def take(self, hit: Hit, text: str, size: int) -> None:
+        self.left = self.beside(hit) - size
+        self.groups[hit.record.part_of] = self._with(hit, size)
+        self.taken.append((hit, text))
+
+    def size(self, text: str) -> int:
+        return self.measure(f"{quoted(text)}\n")
+
+    def _group(self, hit: Hit) -> _Group:
+        return self.groups.get(hit.record.part_of) or _Group()
+
+    def _with(self, hit: Hit, size: int) -> _Group:
+        old, dated, undated = self._group(hit), *(self.measure(_mark(self.widest, hit, way)) for way in (True, False))
+        return _Group(old.days | {_day([hit])}, old.texts + size, old.dated + dated, old.undated + undated)
+
+    def _cost(self, hit: Hit, group: _Group) -> int:
+        if not group.days:
+            return 0
+        day = next(iter(group.days)) if len(group.days) == 1 else None
+        return self.measure(f"{_heading(hit, day)}\n") + group.texts + (group.undated if day else group.dated)
+
+
+def _chosen(hits: Sequence[Hit], budget: int, measure: Count, counter: Counter) -> list[tuple[Hit, str]]:
+    """Return (hit, text), best first: as many whole ones as fit, and the best of those that are too long shortened."""
+    page = _Page(budget, measure, len(hits))
     for hit in hits:
-        cost = measure(_line(0, hit, hit.text)) + 1
-        if hit.record.part_of not in titles:
-            cost += measure(_title(hit)) + 1
+        room = page.beside(hit)
+        if room <= 0:
+            continue
+        size = page.size(hit.text) if len(hit.text) <= room * LETTERS_MAX else room + 1
+        if size <= room:
+            page.take(hit, hit.text, size)
+        elif room >= EXCERPT:
+            part = shortened(hit.text, counter, max(EXCERPT, room // SHARE), measure)
+            if part and (size := page.size(part)) <= room:
+                page.take(hit, part, size)
+    for place, (hit, text) in enumerate(page.taken):
+        if text != hit.text and page.left > 0:
+            old = page.size(text)
+            longer = shortened(hit.text, counter, old + page.left, measure)
+            if longer and old < (size := page.size(longer)) <= old + page.left:
+                page.taken[place] = (hit, longer)
+                page.left -= size - old
+    return page.taken
+
+
+def shortened(text: str, counter: Counter, room: int, measure: Count) -> str:
+    """Return the sentences that say most of the terms, and what stands next to them, with "…" for what is left out.
+
+    Where it says none, its beginning; "" where there is not room for enough to be worth it.
+    """
+    spans = _sentences(text[: room * READ_MAX])
+    said = [len(counter.counts(text[start:end])) for start, end in spans]
+    best = max(range(len(spans)), key=lambda place: (said[place], -place))
+    left, kept = room, set[int]()
+    for place in sorted(range(len(spans)), key=lambda place: (-said[place], abs(place - best), place)):
+        start, end = spans[place]
+        cost = measure(f"{quoted(text[start:end])} … ")
         if cost <= left:
-            chosen.append((hit, hit.text))
             left -= cost
-            titles.add(hit.record.part_of)
-        elif left >= EXCERPT * 2 and (part := _beginning(hit.text, left - EXCERPT, measure)):
-            chosen.append((hit, part))
+            kept.add(place)
+        elif place == best:
+            begun = _beginning(text[start:], room - measure("… "), measure)
+            return f"… {begun}" if begun and start else begun
+        elif left < EXCERPT:
             break
-    return chosen
+    return _joined(text, [spans[place] for place in sorted(kept)]) if room - left >= EXCERPT // 2 else ""
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    """Return where each sentence begins and ends."""
+    ends = [found.end() for found in _SENTENCE.finditer(text)]
+    return list(pairwise([0, *(end for end in ends if 0 < end < len(text)), len(text)]))
+
+
+def _joined(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    parts, behind = list[str](), 0
+    for start, end in spans:
+        parts.append(text[start:end] if start == behind else f"… {text[start:end]}")
+        if start != behind and parts[:-1]:
+            parts[-2] = f"{parts[-2].rstrip()} "
+        behind = end
+    whole = "".join(parts)
+    return whole if behind == len(text) else f"{whole.rstrip()} …"
 
 
 def _beginning(text: str, budget: int, measure: Count) -> str:
@@ -87,11 +192,14 @@ def _beginning(text: str, budget: int, measure: Count) -> str:
     low, high = 0, min(len(text), budget * 8)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if measure(quoted(text[:middle])) <= budget else (low, middle - 1)
+        low, high = (middle, high) if measure(f"{quoted(text[:middle])} …") <= budget else (low, middle - 1)
     cut = text[:low]
     if " " in cut:
         cut = cut[: cut.rfind(" ")]
-    return f"{cut} …" if measure(cut) >= EXCERPT else ""
+    return f"{cut} …" if measure(cut) >= EXCERPT // 2 else ""
+
+
+# -- how it is set -------------------------------------------------------------------------------------------------
 
 
 def _set(chosen: Sequence[tuple[Hit, str]]) -> tuple[str, tuple[Citation, ...]]:
@@ -101,21 +209,36 @@ def _set(chosen: Sequence[tuple[Hit, str]]) -> tuple[str, tuple[Citation, ...]]:
         groups.setdefault(hit.record.part_of or "", []).append((hit, text))
     lines, citations = list[str](), list[Citation]()
     for group in groups.values():
-        lines.append(_title(group[0][0]))
+        day = _day(hit for hit, _ in group)
+        lines.append(_heading(group[0][0], day))
         for hit, text in sorted(group, key=lambda item: (item[0].record.at is None, item[0].record.at, item[0].id)):
             citations.append(Citation(len(citations) + 1, hit, cut=text != hit.text))
-            lines.append(_line(len(citations), hit, text))
+            lines.append(_mark(len(citations), hit, day is None) + quoted(text))
     return "\n".join(lines), tuple(citations)
 
 
-def _title(hit: Hit) -> str:
-    return f"## {_one_line(hit.title or '') or 'Notes'}"
+def _day(hits: Iterable[Hit]) -> str | None:
+    """Return the day on which all was said, where it is one, so that it need not stand in every line.
+
+    Not where nobody is named: a text that began its line could pass itself off as another's.
+    """
+    days = {f"{hit.record.at:%Y-%m-%d}" if hit.record.at and _who(hit) else None for hit in hits}
+    return days.pop() if len(days) == 1 else None
 
 
-def _line(number: int, hit: Hit, text: str) -> str:
-    at, who = hit.record.at, _one_line(hit.record.body.who or "")
-    said = ", ".join(part for part in (f"{at:%Y-%m-%d}" if at else None, who) if part)
-    return f"[{number}] ({said}) {quoted(text)}" if said else f"[{number}] {quoted(text)}"
+def _heading(hit: Hit, day: str | None) -> str:
+    title = _one_line(hit.title or "") or "Notes"
+    return f"## {title} ({day})" if day else f"## {title}"
+
+
+def _mark(number: int, hit: Hit, dated: bool) -> str:
+    at = hit.record.at if dated else None
+    said = ", ".join(part for part in (f"{at:%Y-%m-%d}" if at else None, _who(hit)) if part)
+    return f"[{number}] ({said}) " if said else f"[{number}] "
+
+
+def _who(hit: Hit) -> str:
+    return _one_line(hit.record.body.who or "")
 
 
 def quoted(text: str) -> str:
