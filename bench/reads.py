@@ -20,7 +20,8 @@ from simonides.embedder import Embedder
 from simonides.errors import Unavailable
 from simonides.index import Index
 from simonides.query import Query
-from simonides.recall.gather import NEAR, SAYING, WORDS
+from simonides.recall.gather import SAYING
+from simonides.recall.means import EFFORTS
 from simonides.record import Scope
 from simonides.store import Store
 
@@ -73,8 +74,8 @@ async def _parts(url: str, size: int, embedder: Clustered, vectors: Path, report
 
     report.put("near", size, await near(ALL, K))
     report.put("near_rare", size, await near(RARE, K))
-    report.put("near_wide", size, await near(Query(scope=Scope(), kinds=SAYING), NEAR))
-    wide = Query(scope=Scope(), kinds=SAYING, limit=WORDS)
+    report.put("near_wide", size, await near(Query(scope=Scope(), kinds=SAYING), EFFORTS["medium"].near))
+    wide = Query(scope=Scope(), kinds=SAYING, limit=EFFORTS["medium"].words)
     report.put("words", size, await timed_there(lambda n: store.words(wide, asked[n]), ASKED))
 
     stored = await exact.stored(store, ALL, model, embedder.dimension)
