@@ -27,11 +27,10 @@ from scipy.optimize import minimize
 import simonides
 from simonides import AsyncMemory
 from simonides.quality.sets import Conversation, Imported, find
-from simonides.recall import EFFORTS, understand, weights
+from simonides.recall import EFFORTS, weights
 from simonides.recall.gather import gather
 from simonides.recall.rank import valued
 from simonides.recall.signals import SIGNALS, Evidence, late, near, passage
-from simonides.record import now
 
 Array = NDArray[np.float64]
 NAMES = tuple(SIGNALS)
@@ -134,8 +133,8 @@ async def questions(memory: AsyncMemory, space: str, conversation: Conversation)
     turns = conversation.turns
     for number, question in enumerate(conversation.questions):
         query = dataclasses.replace(memory._query("recall", {"user": conversation.user, "space": space}), limit=50)
-        understood = understand(question.text, now(), memory._zone)
-        pool = await gather(understood, query, memory._means(await memory._ready()), EFFORTS["medium"])
+        understood, means = await memory._asking(question.text)
+        pool = await gather(understood, query, means, EFFORTS["medium"])
         evidence = Evidence.of(understood, pool)
         _, values = valued(evidence)
         for candidate in pool.candidates.values():
