@@ -16,6 +16,7 @@ from .embedder import TOKEN_BYTES, TOKEN_DIMENSION
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+BLOCK = 128  # tokens
 STEPS = 7  # a packed number is one of -7 … 7
 
 _HALVES = np.arange(256)
@@ -47,6 +48,14 @@ def _opened(packed: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return vectors, np.sqrt(np.maximum(np.einsum("td,td->t", vectors, vectors), 1e-9))
 
 
+def _products(vectors: NDArray[np.float32], asked: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply block by block: a large product would wake all of BLAS's threads, which cost more than they save."""
+    found = np.empty((len(vectors), asked.shape[1]), np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        np.matmul(vectors[start : start + BLOCK], asked, out=found[start : start + BLOCK])
+    return found
+
+
 def likenesses(asked: NDArray[np.float32], texts: Sequence[bytes]) -> NDArray[np.float32]:
     """Return, for each text and each token asked for, the cosine of the token of the text that comes closest.
 
@@ -58,7 +67,7 @@ def likenesses(asked: NDArray[np.float32], texts: Sequence[bytes]) -> NDArray[np
         return found
     starts = np.cumsum([0, *(len(texts[place]) // TOKEN_BYTES for place in there[:-1])])
     vectors, lengths = _opened(b"".join(texts[place] for place in there))
-    cosines = vectors @ asked.T
+    cosines = _products(vectors, asked.T)
     cosines /= lengths[:, None]
     found[there] = np.maximum(np.maximum.reduceat(cosines, starts, axis=0), 0)
     return found
