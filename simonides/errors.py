@@ -2,9 +2,11 @@
 
 SimonidesError
 ├── Invalid       the request itself is wrong; the message says what would be right   (also a ValueError)
+├── Unauthorized  nobody is known by that key, or none was shown
 ├── Forbidden     this scope or this principal may not do that
 ├── NotFound      no such record for this scope                                       (also a KeyError)
 ├── Conflict      another version, or other content under the same id, is already there
+├── Limited       too many calls in too short a time; `retry_after` says when to come again, in seconds
 ├── Damaged       a file is not what it should be; `simonides doctor` says how to repair it
 └── Unavailable   something needed did not answer or is not installed; try again once it is there
     └── Full      the disk is full; nothing of the call was kept, and everything before it was
@@ -33,6 +35,12 @@ class Invalid(SimonidesError, ValueError):
     code = "invalid"
 
 
+class Unauthorized(SimonidesError):
+    """Nobody is known by that key, or none was shown."""
+
+    code = "unauthorized"
+
+
 class Forbidden(SimonidesError):
     """This scope or this principal may not do that."""
 
@@ -49,6 +57,17 @@ class Conflict(SimonidesError):
     """Another version, or other content under the same id, is already there."""
 
     code = "conflict"
+
+
+class Limited(SimonidesError):
+    """Too many calls in too short a time."""
+
+    code = "limited"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Damaged(SimonidesError):
