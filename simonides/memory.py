@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
-from . import exchange
+from . import exchange, happened
 from .arguments import (
     Given,
     Moment,
@@ -41,13 +41,14 @@ from .embedder import Embedder
 from .errors import Conflict, Invalid, NotFound
 from .follow import Follower, Progress, lagging
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
+from .happened import Changes, Position
 from .index import Index
 from .passes import Passes
 from .query import Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
-from .versions import every, latest
+from .versions import EVERYTHING, every, latest
 from .writing import write
 
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
@@ -342,6 +343,22 @@ class AsyncMemory:
             raise NotFound(f"no record {id!r} in this scope")
         return found
 
+    @operation
+    async def changes(self, *, after: int = 0, limit: int = 1000, **whose: Unpack[Whose]) -> Changes:
+        """Return what happened to what this scope sees, in order: the lines of the log behind `after`, at most so many.
+
+        `Changes.next` goes into the next call's `after`.
+        """
+        check_names("changes", whose, WHOSE)
+        if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**63:
+            raise Invalid(f"after must be the number of a line of the log, not {after!r}")
+        return await happened.changes(await self._ready(), self._scope(whose), after, limit_of(limit))
+
+    @operation
+    async def position(self) -> Position:
+        """Return how far the log goes, and up to where it can be found by meaning."""
+        return await happened.position(await self._ready(), self._followers)
+
     # -- correct -------------------------------------------------------------------------------------------------
 
     @operation
@@ -379,6 +396,33 @@ class AsyncMemory:
             return old
         [kept] = await self._write(None, [new])
         return kept
+
+    @operation
+    async def organise(
+        self,
+        id: str,
+        *,
+        labels: str | Iterable[str] | None = None,
+        folder: str | None = None,
+        pinned: bool | None = None,
+        archived: bool | None = None,
+        **whose: Unpack[Whose],
+    ) -> list[Record]:
+        """Label, file, pin or archive a record and everything that is part of it, together or not at all.
+
+        Return them as they are then, the whole first. What is not named stays; a folder of "" takes them out of theirs.
+        """
+        check_names("organise", whose, WHOSE)
+        scope = self._scope(whose)
+        whole = await self._latest(id, scope)
+        parts = Query(scope=scope, part_of=frozenset({whole.id}), statuses=None, ended=True, limit=EVERYTHING)
+        olds = [whole, *await (await self._ready()).find(parts)]
+        news = [
+            revised(old, self._zone, labels=labels, folder=folder, pinned=pinned, archived=archived) for old in olds
+        ]
+        changed = [new for new, old in zip(news, olds, strict=True) if new is not old]
+        kept = {record.id: record for record in (await self._write(None, changed) if changed else ())}
+        return [kept.get(old.id, old) for old in olds]
 
     @operation
     async def supersede(self, id: str, content: Content, *, at: Moment | None = None, **whose: Unpack[Whose]) -> Record:

@@ -1,19 +1,15 @@
-"""What was remembered, as people read it, and `as_json`, as programs do.
-
-Everything that was remembered goes through `terminal.safe` on its way into a table. In JSON, times are ISO 8601 in UTC.
-"""
+"""What was remembered, as people read it. Everything goes through `terminal.safe` on its way into a table."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .kinds import Conversation, Document
 from .query import Factor, Hit
-from .record import ACTIVE, IMPORTANCE, NEVER, Record, Span
+from .record import ACTIVE, IMPORTANCE, NEVER, Record
 from .terminal import line, safe
 from .words import MONTHS
 
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
-    from .recall import Citation, Missing
+    from .recall import Missing
     from .store import Certificate
 
 TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
@@ -50,85 +46,6 @@ REASONS = {
     "recent": "recent",
     "pinned": "pinned",
 }
-
-
-# -- for programs ------------------------------------------------------------------------------------------------
-
-
-def as_json(record: Record) -> dict[str, Any]:
-    """Return every field of a record, and what follows from them: text, who, at, retracted."""
-    return {
-        "id": record.id,
-        "version": record.version,
-        "kind": record.kind,
-        "text": record.text,
-        "who": record.body.who,
-        "at": _iso(record.at),
-        "body": dataclasses.asdict(record.body),
-        "scope": dataclasses.asdict(record.scope),
-        "part_of": record.part_of,
-        "links": [dataclasses.asdict(link) for link in record.links],
-        "valid": _span(record.valid),
-        "known": _span(record.known),
-        "retracted": record.valid == NEVER,
-        "source": record.source,
-        "labels": list(record.labels),
-        "folder": record.folder,
-        "importance": record.importance,
-        "pinned": record.pinned,
-        "status": record.status,
-        "metadata": dict(record.metadata),
-    }
-
-
-def hit_as_json(hit: Hit) -> dict[str, Any]:
-    return {
-        "score": hit.score,
-        "by": list(hit.by),
-        "why": [dataclasses.asdict(factor) for factor in hit.why],
-        "title": hit.title,
-        "also": list(hit.also),
-        "record": as_json(hit.record),
-    }
-
-
-def citation_as_json(citation: Citation) -> dict[str, Any]:
-    return {"number": citation.number, "cut": citation.cut, **hit_as_json(citation.hit)}
-
-
-def missing_as_json(missing: Missing) -> dict[str, Any]:
-    times = {"since": _iso(missing.since), "until": _iso(missing.until)}
-    return {"says": str(missing), **dataclasses.asdict(missing), **times}
-
-
-def preview_as_json(preview: Preview) -> dict[str, Any]:
-    return {
-        "count": preview.count,
-        "versions": preview.versions,
-        "derived": sorted(preview.derived),
-        "records": [as_json(record) for record in preview.records],
-    }
-
-
-def certificate_as_json(certificate: Certificate) -> dict[str, Any]:
-    return {
-        "id": certificate.id,
-        "at": _iso(certificate.at),
-        "scope": dataclasses.asdict(certificate.scope),
-        "count": certificate.count,
-        "ids": list(certificate.ids),
-        "derived": list(certificate.derived),
-        "places": dict(certificate.places),
-        "method": certificate.method,
-    }
-
-
-def _span(span: Span) -> dict[str, str | None]:
-    return {"since": _iso(span.since), "until": _iso(span.until)}
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
 
 
 # -- for people --------------------------------------------------------------------------------------------------

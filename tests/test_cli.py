@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
-from simonides import Memory, shown, terminal
+from simonides import Memory, shown, terminal, wire
 from simonides.cli import EXITS, main
 
 EMBEDDER = "hashing:"
@@ -158,9 +158,9 @@ def test_the_json_of_a_record_has_stable_names_and_times_with_offsets(run: Run, 
     said = answer(run("show", record.id, "--json"))
     assert list(said) == [
         *("id", "version", "kind", "text", "who", "at", "body", "scope", "part_of", "links", "valid", "known"),
-        *("retracted", "source", "labels", "folder", "importance", "pinned", "status", "metadata"),
+        *("begun", "retracted", "source", "labels", "folder", "importance", "pinned", "status", "metadata"),
     ]  # fmt: skip
-    assert said == json.loads(json.dumps(shown.as_json(record)))
+    assert said == json.loads(json.dumps(wire.as_json(record)))
     assert re.fullmatch(r"2026-05-0\dT\d\d:00:00\+00:00", said["valid"]["since"])
 
 

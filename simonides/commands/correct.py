@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import shown, terminal
+from .. import shown, terminal, wire
 from ..asked import (
     CORRECT,
     PAIR,
@@ -37,7 +37,7 @@ def history(asked: Asked, id: str) -> None:
     with asked.memory() as memory:
         found = memory.history(the_record(memory, id, asked).id, **asked.whose)
     if asked.json:
-        terminal.say_json([shown.as_json(record) for record in found])
+        terminal.say_json([wire.as_json(record) for record in found])
     else:
         terminal.show(shown.versions(found, asked.zone))
 
@@ -136,7 +136,7 @@ def forget(asked: Asked, ids: tuple[str, ...], everything: bool, dry_run: bool, 
         with terminal.busy("Erasing…", asked.quiet):
             certificate = memory.forget(*chosen, everything=everything, **narrowed)
     if asked.json:
-        terminal.say_json(shown.certificate_as_json(certificate))
+        terminal.say_json(wire.certificate_as_json(certificate))
     elif asked.quiet:
         terminal.say(certificate.id)
     else:
@@ -166,7 +166,7 @@ def _chosen(memory: Memory, asked: Asked, ids: tuple[str, ...], filters: dict[st
 def _wanted(asked: Asked, preview: Preview, dry_run: bool) -> bool:
     """Show what would go, and ask unless it is only to be shown."""
     if asked.json and dry_run:
-        terminal.say_json(shown.preview_as_json(preview))
+        terminal.say_json(wire.preview_as_json(preview))
     elif not preview.records:
         terminal.tell("simonides: nothing matches: nothing would be erased")
     elif dry_run:
@@ -181,7 +181,7 @@ def _wanted(asked: Asked, preview: Preview, dry_run: bool) -> bool:
 
 def _changed(asked: Asked, record: Record, sentence: str) -> None:
     if asked.json:
-        terminal.say_json(shown.as_json(record))
+        terminal.say_json(wire.as_json(record))
     elif asked.quiet:
         terminal.say(record.id)
     else:

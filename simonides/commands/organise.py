@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import shown, terminal
+from .. import shown, terminal, wire
 from ..asked import ORGANISE, Asked, Command, command, the_record, the_records
 from ..errors import Invalid
 from ..record import Record
@@ -80,7 +80,7 @@ def _revised(asked: Asked, ids: Sequence[str], **changes: Any) -> list[Record]:
 
 def _organised(asked: Asked, records: Sequence[Record], state: str) -> None:
     if asked.json:
-        terminal.say_json([shown.as_json(record) for record in records])
+        terminal.say_json([wire.as_json(record) for record in records])
     elif not asked.quiet:
         for record in records:
             terminal.show(shown.plain(f"{shown.short(record.id)} {state}"))

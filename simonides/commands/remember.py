@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .. import shown, terminal
+from .. import shown, terminal, wire
 from ..asked import (
     PAIR,
     REMEMBER,
@@ -73,7 +73,7 @@ def remember(asked: Asked, text: tuple[str, ...], metadata: tuple[tuple[str, Any
     with asked.memory(new=True) as memory, terminal.busy("Remembering…", asked.quiet):
         kept = memory.remember(content, metadata=dict(metadata), **given, **asked.whose)
     if asked.json:
-        terminal.say_json(shown.as_json(kept))
+        terminal.say_json(wire.as_json(kept))
     elif asked.quiet:
         terminal.say(kept.id)
     else:
@@ -108,7 +108,7 @@ def recall(
         took_ms = 1000 * (time.perf_counter() - began)
     notes = list(found.notes)
     if asked.json:
-        hits = [shown.hit_as_json(hit) for hit in found]
+        hits = [wire.hit_as_json(hit) for hit in found]
         terminal.say_json({"query": " ".join(query), "hits": hits, "notes": notes, "took_ms": round(took_ms, 3)})
         return 0 if found else NOTHING
     terminal.show(*shown.hits(list(found), asked.zone, explain=explain)) if found else None
@@ -139,7 +139,7 @@ def why(
         record = the_record(memory, id, asked)
         found = memory.explain_missing(record.id, " ".join(query), **how, **which(asked, filters))
     if asked.json:
-        terminal.say_json(shown.missing_as_json(found))
+        terminal.say_json(wire.missing_as_json(found))
     else:
         terminal.show(*shown.missing(found))
         remark(asked, *found.notes)
@@ -162,7 +162,7 @@ def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, effor
         found = memory.context(" ".join(query), budget=budget, limit=limit, effort=effort, **which(asked, filters))
     notes = list(found.notes)
     if asked.json:
-        citations = [shown.citation_as_json(citation) for citation in found.citations]
+        citations = [wire.citation_as_json(citation) for citation in found.citations]
         terminal.say_json({"text": found.text, "tokens": found.tokens, "citations": citations, "notes": notes})
     elif found.text:
         terminal.say(terminal.safe(found.text))
@@ -187,7 +187,7 @@ def list_(asked: Asked, limit: int, after: str | None, **filters: Any) -> int:
         after = the_record(memory, after, asked).id if after else None
         found = memory.find(limit=limit, after=after, **which(asked, filters))
     if asked.json:
-        terminal.say_json([shown.as_json(record) for record in found])
+        terminal.say_json([wire.as_json(record) for record in found])
     elif found:
         terminal.show(shown.records(found, asked.zone))
     if len(found) == limit:
@@ -219,7 +219,7 @@ def show(asked: Asked, id: str) -> None:
         whole = isinstance(record.body, Conversation | Document)
         parts = memory.messages(record.id, **asked.whose) if whole else []
     if asked.json:
-        terminal.say_json(shown.as_json(record) | ({"parts": [shown.as_json(part) for part in parts]} if whole else {}))
+        terminal.say_json(wire.as_json(record) | ({"parts": [wire.as_json(part) for part in parts]} if whole else {}))
         return
     terminal.show(*shown.card(record, asked.zone))
     if parts:
@@ -236,7 +236,7 @@ def conversations(asked: Asked, limit: int, **filters: Any) -> int:
         found = memory.conversations(limit=limit, **which(asked, filters))
         counted = [(record, memory.count(conversation=record.id, **asked.whose)) for record in found]
     if asked.json:
-        terminal.say_json([shown.as_json(record) | {"messages": messages} for record, messages in counted])
+        terminal.say_json([wire.as_json(record) | {"messages": messages} for record, messages in counted])
     elif counted:
         terminal.show(shown.conversations(counted, asked.zone))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import config as configuration
-from .. import shown, terminal
+from .. import shown, terminal, wire
 from ..arguments import levels_of, named, zone_of
 from ..asked import UPKEEP, Asked, Command, command, common, format_examples, take_common
 from ..errors import Invalid
@@ -87,7 +87,7 @@ def certificates(asked: Asked) -> int:
     with asked.memory() as memory:
         found = memory.certificates(**asked.whose)
     if asked.json:
-        terminal.say_json([shown.certificate_as_json(each) for each in found])
+        terminal.say_json([wire.certificate_as_json(each) for each in found])
     elif found:
         terminal.show(shown.certificates(found, asked.zone))
     else:

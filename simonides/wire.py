@@ -1,0 +1,217 @@
+"""What was remembered, as programs read it over a wire, and back. Times are ISO 8601 in UTC.
+
+What `as_json` writes of a record, `record_of` reads back equal; so for hits, contexts, previews and certificates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Hashable, Mapping
+from datetime import datetime
+from typing import Any, cast
+
+from .errors import Damaged
+from .forgetting import Preview
+from .kinds import KINDS
+from .query import Factor, Hit
+from .recall import Citation, Context, Hits, Missing
+from .record import NEVER, Link, Record, Scope, Span
+from .store import Certificate, Change
+
+Json = dict[str, Any]
+
+
+# -- out ----------------------------------------------------------------------------------------------------------
+
+
+def as_json(record: Record) -> Json:
+    """Return every field of a record, and what follows from them: text, who, at, retracted."""
+    body, scope = record.body, record.scope
+    return {
+        "id": record.id,
+        "version": record.version,
+        "kind": record.kind,
+        "text": record.text,
+        "who": body.who,
+        "at": _iso(record.at),
+        "body": {name: getattr(body, name) for name in _names(cast(Hashable, type(body)))},
+        "scope": {name: getattr(scope, name) for name in _names(Scope)},
+        "part_of": record.part_of,
+        "links": [{"role": link.role, "target": link.target} for link in record.links],
+        "valid": _span(record.valid),
+        "known": _span(record.known),
+        "begun": _iso(record.begun),
+        "retracted": record.valid == NEVER,
+        "source": record.source,
+        "labels": list(record.labels),
+        "folder": record.folder,
+        "importance": record.importance,
+        "pinned": record.pinned,
+        "status": record.status,
+        "metadata": dict(record.metadata),
+    }
+
+
+def hit_as_json(hit: Hit) -> Json:
+    return {
+        "score": hit.score,
+        "by": list(hit.by),
+        "why": [{"name": factor.name, "value": factor.value, "share": factor.share} for factor in hit.why],
+        "title": hit.title,
+        "also": list(hit.also),
+        "record": as_json(hit.record),
+    }
+
+
+def citation_as_json(citation: Citation) -> Json:
+    return {"number": citation.number, "cut": citation.cut, **hit_as_json(citation.hit)}
+
+
+def context_as_json(context: Context) -> Json:
+    return {
+        "text": context.text,
+        "tokens": context.tokens,
+        "citations": [citation_as_json(citation) for citation in context.citations],
+        "notes": list(context.notes),
+    }
+
+
+def missing_as_json(missing: Missing) -> Json:
+    times = {"since": _iso(missing.since), "until": _iso(missing.until)}
+    return {"says": str(missing), **dataclasses.asdict(missing), **times}
+
+
+def preview_as_json(preview: Preview) -> Json:
+    return {
+        "count": preview.count,
+        "versions": preview.versions,
+        "derived": sorted(preview.derived),
+        "records": [as_json(record) for record in preview.records],
+    }
+
+
+def certificate_as_json(certificate: Certificate) -> Json:
+    return {
+        "id": certificate.id,
+        "at": _iso(certificate.at),
+        "scope": dataclasses.asdict(certificate.scope),
+        "count": certificate.count,
+        "ids": list(certificate.ids),
+        "derived": list(certificate.derived),
+        "places": dict(certificate.places),
+        "method": certificate.method,
+    }
+
+
+def change_as_json(change: Change) -> Json:
+    """Return a line of the log; what happened is "written", "erased" or "certified"."""
+    did = "certified" if change.kind == "certificate" else "written" if change.version else "erased"
+    return {
+        "seq": change.seq,
+        "at": _iso(change.at),
+        "did": did,
+        "id": change.id,
+        "version": change.version,
+        "kind": change.kind,
+        "scope": dataclasses.asdict(change.scope),
+    }
+
+
+def _span(span: Span) -> dict[str, str | None]:
+    return {"since": _iso(span.since), "until": _iso(span.until)}
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+@functools.cache
+def _names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cast(Any, kind)))
+
+
+# -- in -----------------------------------------------------------------------------------------------------------
+
+
+def record_of(said: Mapping[str, Any]) -> Record:
+    """Return the record that `as_json` wrote. Raise Damaged where it is none, or of a kind not known here."""
+    try:
+        return Record(
+            id=said["id"],
+            version=said["version"],
+            body=KINDS[said["kind"]](**said["body"]),
+            scope=Scope(**said["scope"]),
+            part_of=said["part_of"],
+            links=tuple(Link(**link) for link in said["links"]),
+            valid=_span_of(said["valid"]),
+            known=_span_of(said["known"]),
+            begun=_time(said["begun"]),
+            source=said["source"],
+            labels=tuple(said["labels"]),
+            folder=said["folder"],
+            importance=said["importance"],
+            pinned=said["pinned"],
+            status=said["status"],
+            metadata=dict(said["metadata"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"not a record of ours: {error!r}") from None
+
+
+def hit_of(said: Mapping[str, Any]) -> Hit:
+    return Hit(
+        record=record_of(said["record"]),
+        score=said["score"],
+        by=tuple(said["by"]),
+        why=tuple(Factor(**factor) for factor in said["why"]),
+        title=said["title"],
+        also=tuple(said["also"]),
+    )
+
+
+def hits_of(said: Mapping[str, Any]) -> Hits:
+    return Hits(hit_of(hit) for hit in said["hits"]).noting(*said["notes"])
+
+
+def context_of(said: Mapping[str, Any]) -> Context:
+    cited = tuple(Citation(each["number"], hit_of(each), each["cut"]) for each in said["citations"])
+    return Context(said["text"], said["tokens"], cited, tuple(said["notes"]))
+
+
+def missing_of(said: Mapping[str, Any]) -> Missing:
+    plain = {name: value for name, value in said.items() if name != "says"}
+    return Missing(**{
+        **plain,
+        "why": tuple(Factor(**factor) for factor in said["why"]),
+        "filters": tuple(said["filters"]),
+        "notes": tuple(said["notes"]),
+        "since": _time(said["since"]),
+        "until": _time(said["until"]),
+    })  # fmt: skip
+
+
+def preview_of(said: Mapping[str, Any]) -> Preview:
+    return Preview(tuple(map(record_of, said["records"])), frozenset(said["derived"]), said["versions"])
+
+
+def certificate_of(said: Mapping[str, Any]) -> Certificate:
+    at = _time(said["at"])
+    assert at is not None
+    return Certificate(
+        id=said["id"],
+        at=at,
+        scope=Scope(**said["scope"]),
+        ids=tuple(said["ids"]),
+        derived=tuple(said["derived"]),
+        places=dict(said["places"]),
+        method=said["method"],
+    )
+
+
+def _span_of(said: Mapping[str, Any]) -> Span:
+    return Span(_time(said["since"]), _time(said["until"]))
+
+
+def _time(said: Any) -> datetime | None:
+    return datetime.fromisoformat(said) if said else None
