@@ -45,12 +45,20 @@ class Draft:
     id: str | None = None
     part_of: str | None = None
     links: tuple[Link, ...] = ()
+    once: str | None = None  # the caller's mark of this write: what has no id of its own gets one made from it
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def one(self, content: Content) -> Record:
-        return self._record(
-            content, {"at": self.at, "id": self.id, **_items(content)}, self.part_of, now(), self._shared()
-        )
+        return self._record(content, self._item(content, 0), self.part_of, now(), self._shared())
+
+    def _item(self, content: Content, number: int) -> dict[str, Any]:
+        """Return what a content that stands alone says of itself, with the call's time and id."""
+        item = {"at": self.at, "id": self.id, **_items(content)}
+        return item if item["id"] is not None else item | {"id": self._marked(str(number))}
+
+    def _marked(self, *parts: str) -> str | None:
+        owner = [level or "" for level in (*self.scope.realm, self.scope.user, self.scope.agent)]
+        return None if self.once is None else stable_id(None, "once", *owner, self.once, *parts)
 
     def many(self, contents: Sequence[Content], title: str | None) -> tuple[Record | None, list[Record]]:
         """Return the conversation that the contents make up, if they are messages, and the records in their order.
@@ -62,7 +70,7 @@ class Draft:
         if not contents:
             raise Invalid("there is nothing in the list to remember")
         start = moment("at", self.at, self.zone) or now()
-        items = [_items(content) for content in contents]
+        items = [self._named(content, number) for number, content in enumerate(contents)]
         whole = self.conversation(title, items) if self._is_talk(contents) else None
         part_of = whole.id if whole else self.part_of
         records, at, shared = list[Record](), start - TICK, self._shared()
@@ -75,9 +83,14 @@ class Draft:
         began = min((record.valid.since for record in records if record.valid.since), default=start)
         return dataclasses.replace(whole, valid=Span(since=began)), records
 
+    def _named(self, content: Content, number: int) -> dict[str, Any]:
+        item = _items(content)
+        marked = None if item.get("id") else self._marked(str(number))
+        return item if marked is None else item | {"id": marked}
+
     def timeless(self, contents: Sequence[Content]) -> frozenset[str]:
         """Return the caller's own ids of those for which the caller names no time."""
-        items = [{"at": self.at, "id": self.id, **_items(content)} for content in contents]
+        items = [self._item(content, number) for number, content in enumerate(contents)]
         return frozenset(item["id"] for item in items if item["id"] is not None and item["at"] is None)
 
     def conversation(self, title: str | None, items: Sequence[Mapping[str, Any]] = ()) -> Record:

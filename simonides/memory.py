@@ -117,6 +117,7 @@ class AsyncMemory:
         title: str | None = None,
         part_of: str | None = None,
         links: Sequence[Link] = (),
+        once: str | None = None,
         **given: Unpack[Given],
     ) -> Record: ...
     @overload
@@ -131,6 +132,7 @@ class AsyncMemory:
         title: str | None = None,
         part_of: str | None = None,
         links: Sequence[Link] = (),
+        once: str | None = None,
         **given: Unpack[Given],
     ) -> list[Record]: ...
     async def remember(self, *content: Any, **said: Any) -> Any:
@@ -138,7 +140,8 @@ class AsyncMemory:
 
         Return its record; of a list, the records. A text is a Note; one that names a session, a role or a speaker is a
         Message of that session's conversation, which is made when it is new. `at` is when it was said or began to be
-        true. With an `id` of the caller's own the same write twice is one; other content under it raises Conflict.
+        true. With an `id` of the caller's own the same write twice is one; other content under it raises Conflict. So
+        with `once`, a mark of the caller's for the whole call, for what has no id of its own.
         """
         return await self._remember(*content, **said)
 
@@ -154,13 +157,14 @@ class AsyncMemory:
         title: str | None = None,
         part_of: str | None = None,
         links: Sequence[Link] = (),
+        once: str | None = None,
         **given: Unpack[Given],
     ) -> Record | list[Record]:
         check_names("remember", given, GIVEN)
         scope = self._scope(given)
         draft = Draft(
             scope=scope, zone=self._zone, role=role, name=name, at=at, id=id, given=given,
-            part_of=named("part_of", part_of), links=links_of(links),
+            part_of=named("part_of", part_of), links=links_of(links), once=named("once", once),
         )  # fmt: skip
         named("title", title)
         await self._check_visible(draft)

@@ -1,0 +1,285 @@
+"""Remember, look, correct and forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..access import Permit
+from ..errors import Invalid
+from ..forgetting import Preview
+from ..query import Place
+from ..record import Record
+from ..wire import Json, as_json, certificate_as_json, preview_as_json
+from .operation import Call, operation
+from .shapes import (
+    Asked,
+    Certificates,
+    Changed,
+    Count,
+    Erased,
+    Given,
+    Importance,
+    JsonValue,
+    Kept,
+    Limit,
+    Moment,
+    Name,
+    Names,
+    Records,
+    RecordShape,
+    Said,
+    Text,
+    Versions,
+    Wait,
+    Which,
+)
+
+FILTERS = tuple(name for name in Which.model_fields if name not in Asked.model_fields)
+GIVEN = tuple(name for name in Given.model_fields if name not in Asked.model_fields and name != "wait")
+
+
+def picked(asked: Asked, names: Sequence[str]) -> dict[str, Any]:
+    """Return what was named of these fields, as the library's methods take it."""
+    said = asked.model_dump(include=set(names), exclude_unset=True, exclude_none=True)
+    return {name: said[name] for name in names if name in said}
+
+
+async def indexed(call: Call, wait: str) -> Json:
+    """Return whether what has been written can be found by meaning, having waited for it if that was asked."""
+    memory = call.memory
+    written = (await memory.position()).written
+    if wait == "indexed":
+        await memory.settle()
+    done = (await memory.position()).indexed >= written
+    return {"indexed": done, "task": None if done else f"log-{written}"}
+
+
+async def changed(call: Call, record: Record, wait: str) -> Json:
+    return {"record": as_json(record), **await indexed(call, wait)}
+
+
+def page(found: Sequence[Record], limit: int) -> Json:
+    """Return a page of what was found, of which one more than the limit was asked for."""
+    more = len(found) > limit
+    results = found[:limit]
+    return {"results": [as_json(each) for each in results], "next": str(Place.of(results[-1])) if more else None}
+
+
+# -- remember -----------------------------------------------------------------------------------------------------
+
+
+class Remember(Given):
+    """A text, a message, or a list of them, which are kept together or not at all."""
+
+    content: Text | Said | Annotated[list[Text | Said], Field(min_length=1, max_length=10_000)] = Field(
+        description="A text, a message {role, content, at, …}, or a list of them.",
+        examples=["I moved to Lisbon in May", [{"role": "user", "content": "I am allergic to nuts"}]],
+    )
+    role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
+    name: Name | None = Field(None, description="The speaker's name.")
+    at: Moment | None = Field(None, description="When it was said or began to be true.")
+    id: Name | None = Field(None, description="The caller's own id: the same write twice is one.")
+    title: Name | None = Field(None, description="Of the conversation, where it is new.")
+    part_of: Name | None = Field(None, description="The id of what it is part of.")
+
+
+@operation("POST", "/memories", needs=Permit.WRITE, gives=Kept, status=201)
+async def remember(asked: Remember, call: Call) -> Json:
+    """Keep a text, a message, or a list of messages.
+
+    What names a session, a role or a speaker becomes a message of that session's conversation; anything else is a note.
+    """
+    items = asked.content if isinstance(asked.content, list) else [asked.content]
+    if len(items) > (most := call.desk.serving.batch_max):
+        raise Invalid(f"more than {most} in one batch: send them in several")
+    contents = [item if isinstance(item, str) else item.model_dump(exclude_none=True) for item in items]
+    more = picked(asked, (*GIVEN, "role", "name", "at", "id", "title", "part_of"))
+    content: Any = contents if isinstance(asked.content, list) else contents[0]
+    kept = await call.memory.remember(content, once=call.once, **more, **call.whose)
+    records = kept if isinstance(kept, list) else [kept]
+    return {"results": [as_json(record) for record in records], **await indexed(call, asked.wait)}
+
+
+# -- look ---------------------------------------------------------------------------------------------------------
+
+
+class Named(Asked):
+    id: Name
+
+
+@operation("GET", "/memories/{id}", needs=Permit.READ, gives=RecordShape)
+async def get(asked: Named, call: Call) -> Json:
+    """Show the latest version of a record, whatever became of it."""
+    return as_json(await call.memory.get(asked.id, **call.whose))
+
+
+class Find(Which):
+    limit: Limit = 100
+    after: str | None = Field(None, max_length=1000, description="What `next` of the last page said.")
+    sort: Literal["newest", "id"] = Field("newest", description="Newest first, or by id, which is oldest first.")
+
+
+@operation("GET", "/memories", needs=Permit.READ, gives=Records)
+async def find(asked: Find, call: Call) -> Json:
+    """List the records that match, in pages."""
+    after = Place.read(asked.after) if asked.after else None
+    found = await call.memory.find(
+        limit=asked.limit + 1, newest=asked.sort == "newest", after=after, **picked(asked, FILTERS), **call.whose
+    )
+    return page(found, asked.limit)
+
+
+@operation("GET", "/memories/count", needs=Permit.READ, gives=Count)
+async def count(asked: Which, call: Call) -> Json:
+    """Count the records that match."""
+    return {"count": await call.memory.count(**picked(asked, FILTERS), **call.whose)}
+
+
+@operation("GET", "/memories/{id}/history", needs=Permit.READ, gives=Versions)
+async def history(asked: Named, call: Call) -> Json:
+    """Show every version of a record, the first one first."""
+    return {"results": [as_json(each) for each in await call.memory.history(asked.id, **call.whose)]}
+
+
+class Messages(Named):
+    limit: Limit = 1000
+
+
+@operation("GET", "/memories/{id}/messages", needs=Permit.READ, gives=Versions)
+async def messages(asked: Messages, call: Call) -> Json:
+    """Show what is part of a conversation or document, in order: the last so many."""
+    return {
+        "results": [
+            as_json(each) for each in await call.memory.messages(asked.id, limit=asked.limit, **call.whose)
+        ]
+    }
+
+
+# -- correct ------------------------------------------------------------------------------------------------------
+
+REVISED = ("text", "labels", "folder", "importance", "pinned", "archived", "metadata", "at", "ends", "version")
+
+
+class Revise(Named):
+    """What is not named stays as it is."""
+
+    text: Text | None = None
+    labels: list[Name] | None = Field(None, max_length=100, description="All of them from now on; [] for none.")
+    folder: str | None = Field(None, max_length=200, description='"" takes it out of its folder.')
+    importance: Importance | None = None
+    pinned: bool | None = None
+    archived: bool | None = None
+    metadata: dict[str, JsonValue] | None = None
+    at: Moment | None = None
+    ends: Moment | None = None
+    version: int | None = Field(None, ge=1, description="Refuse unless this is the latest version.")
+    wait: Wait = "indexed"
+
+
+@operation("PATCH", "/memories/{id}", needs=Permit.WRITE, gives=Changed, repeats=True)
+async def revise(asked: Revise, call: Call) -> Json:
+    """Write the next version of a record; the old one is kept."""
+    record = await call.memory.revise(asked.id, **picked(asked, REVISED), **call.whose)
+    return await changed(call, record, asked.wait)
+
+
+class Organise(Named):
+    labels: list[Name] | None = Field(None, max_length=100, description="All of them from now on; [] for none.")
+    folder: str | None = Field(None, max_length=200, description='"" takes it out of its folder.')
+    pinned: bool | None = None
+    archived: bool | None = None
+
+
+@operation("PUT", "/memories/{id}/organise", needs=Permit.WRITE, gives=Versions)
+async def organise(asked: Organise, call: Call) -> Json:
+    """Label, file, pin or archive a record and everything that is part of it."""
+    changes = picked(asked, ("labels", "folder", "pinned", "archived"))
+    found = await call.memory.organise(asked.id, **changes, **call.whose)
+    return {"results": [as_json(each) for each in found]}
+
+
+class Supersede(Named):
+    content: Text | Said = Field(description="What is true instead.")
+    at: Moment | None = Field(None, description="Since when; default: now.")
+    wait: Wait = "indexed"
+
+
+@operation("POST", "/memories/{id}/supersede", needs=Permit.WRITE, gives=Changed, status=201)
+async def supersede(asked: Supersede, call: Call) -> Json:
+    """Keep what is true instead, and end the old record there."""
+    content: Any = asked.content if isinstance(asked.content, str) else asked.content.model_dump(exclude_none=True)
+    record = await call.memory.supersede(asked.id, content, once=call.once, **picked(asked, ("at",)), **call.whose)
+    return await changed(call, record, asked.wait)
+
+
+class Retract(Named):
+    wait: Wait = "indexed"
+
+
+@operation("POST", "/memories/{id}/retract", needs=Permit.WRITE, gives=Changed, repeats=True)
+async def retract(asked: Retract, call: Call) -> Json:
+    """Say that it was never true: it is not found again, but its history stays."""
+    return await changed(call, await call.memory.retract(asked.id, **call.whose), asked.wait)
+
+
+# -- forget -------------------------------------------------------------------------------------------------------
+
+ERASED = ("kinds", "labels", "folder", "since", "until", "pinned", "importance_min", "metadata", "sources")
+
+
+class Forget(Asked):
+    """What to erase: by ids, or by what it bears, all of which must match. A user, agent or session named counts too."""
+
+    ids: Names | None = None
+    kinds: Names | None = None
+    labels: Names | None = None
+    folder: Name | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    pinned: bool | None = None
+    importance_min: Importance | None = None
+    metadata: dict[str, str | int | float | bool | None] | None = None
+    sources: Names | None = None
+    conversation: Name | None = None
+    everything: bool = Field(False, description="Erase the whole space; it has to be said.")
+    dry_run: bool = Field(False, description="Only show what would go.")
+
+
+@operation("POST", "/memories/forget", needs=Permit.ERASE, gives=Erased, destroys=True)
+async def forget(asked: Forget, call: Call) -> Json:
+    """Erase from every version, index, log, cache and file, and certify it. With dry_run, show what would go."""
+    named = picked(asked, (*ERASED, "conversation", "everything", "dry_run"))
+    bound = call.principal.user is not None and asked.user is None and asked.session is None and asked.agent is None
+    if bound and not (asked.ids or asked.everything or picked(asked, (*ERASED, "conversation"))):
+        raise Invalid("nothing is named to forget: give ids, labels or a time span, name the user, or say everything")
+    gone = await call.memory.forget(*(asked.ids or ()), **named, **call.whose)
+    if isinstance(gone, Preview):
+        return {"certificate": None, "preview": preview_as_json(gone)}
+    return {"certificate": certificate_as_json(gone), "preview": None}
+
+
+class EraseOne(Named):
+    dry_run: bool = Field(False, description="Only show what would go.")
+
+
+@operation("DELETE", "/memories/{id}", needs=Permit.ERASE, gives=Erased, destroys=True)
+async def erase(asked: EraseOne, call: Call) -> Json:
+    """Erase one record, its parts, and what was derived from it alone, and certify it."""
+    gone = await call.memory.forget(asked.id, dry_run=asked.dry_run, **call.whose)
+    if isinstance(gone, Preview):
+        return {"certificate": None, "preview": preview_as_json(gone)}
+    return {"certificate": certificate_as_json(gone), "preview": None}
+
+
+@operation("GET", "/certificates", needs=Permit.READ, gives=Certificates)
+async def certificates(asked: Asked, call: Call) -> Json:
+    """List the certificates of what was erased, the oldest first."""
+    return {"results": [certificate_as_json(each) for each in await call.memory.certificates(**call.whose)]}
+
+
+ROWS = (
+    remember, find, count, get, history, messages, revise, organise, supersede, retract, forget, erase, certificates,
+)  # fmt: skip
