@@ -1,7 +1,7 @@
 """Opens what the settings name. A URL's scheme is a file's name: `sqlite:` is `stores/sqlite.py`.
 
 Only this module knows that there are backends. Other people's are found by entry points, in the groups
-`simonides.stores`, `simonides.indexes`, `simonides.embedders` and `simonides.importers`.
+`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders` and `simonides.importers`.
 """
 
 from __future__ import annotations
@@ -90,8 +90,16 @@ def store_url(text: str) -> str:
     return text
 
 
+def directory_url(store: str) -> str:
+    """Return where the keys to that store are: in a file beside its own, or else in the user's data folder."""
+    scheme, _, path = store_url(store).partition(":")
+    path, *_ = path.removeprefix("///").partition("?")
+    of_a_file = scheme == "sqlite" and path != ":memory:"
+    return f"sqlite:///{path}-keys" if of_a_file else f"sqlite:///{data_folder() / 'keys.db'}"
+
+
 def open_backend(folder: str, url: str, *arguments: Any) -> Any:
-    """Open the backend of that folder (`stores`, `indexes`, `embedders`) that the URL's scheme names."""
+    """Open the backend of that folder (`stores`, `directories`, …) that the URL's scheme names."""
     scheme = url.partition(":")[0]
     module = f"{__package__}.{folder}.{scheme}"
     if scheme.isidentifier() and importlib.util.find_spec(module):

@@ -1,0 +1,1 @@
+"""The directories: one file each, opened by the scheme of a URL."""

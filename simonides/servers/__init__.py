@@ -1,0 +1,1 @@
+"""What stands at the doors: who is let in, and what serves them."""

@@ -1,0 +1,178 @@
+"""Who is let in, whichever door they come to: reads the key they show, and counts how often they come.
+
+A key comes as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Whoever shows one must show a right one: a wrong key
+is `Unauthorized` on a server that asks for none, too. Who keeps showing wrong ones is `Limited` for a minute, by
+address; keys that came in lately go on working from there, as many clients may stand behind one address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from ..access import LOCAL, Principal
+from ..directory import Directory, Key, digest
+from ..errors import Limited, SimonidesError, Unauthorized
+from ..record import now
+from .windows import Room, Windows
+
+FAILURES_MAX = 10  # wrong keys a minute from one address
+KNOWN_MAX = 10_000  # keys that came in lately, by their digests
+NOTE_S = 5.0  # between two writes of when keys were used
+SHOW = "show a key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """`require` asks for a key; `rate` is how many calls a minute a principal has that says nothing of it, None: any.
+
+    `clock` is when keys expire by, `ticks` (seconds, from anywhere) what calls are counted by.
+    """
+
+    def __init__(
+        self,
+        directory: Directory | None,
+        *,
+        require: bool,
+        rate: int | None = None,
+        clock: Callable[[], datetime] = now,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory, self._require, self._rate, self._clock = directory, require, rate, clock
+        self._calls, self._failures = Windows(ticks), Windows(ticks)
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._uses: dict[str, datetime] = {}
+        self._noting: asyncio.Task[None] | None = None
+
+    async def enter(self, headers: Mapping[str, str], client: str) -> Principal:
+        """Return who comes with these headers from that address.
+
+        Raise Unauthorized where the key is wrong, expired or revoked, or missing where one is asked for; Limited, with
+        when to come again, where there were too many calls or too many wrong keys.
+        """
+        address = network(client)
+        try:
+            secret = shown(headers)
+        except Unauthorized:
+            self._fail(address)
+            raise
+        if secret is not None:
+            principal = (await self._holder(secret, address)).principal
+        elif self._require:
+            raise Unauthorized(f"{SHOW}; `simonides keys create` makes one")
+        else:
+            principal = LOCAL
+        self._count(principal)
+        return principal
+
+    def room(self, principal: Principal) -> Room | None:
+        """Return how many calls this principal has left, for the headers that say so; None: as many as it likes."""
+        most = principal.rate or self._rate
+        return self._calls.room(principal.name, most) if most else None
+
+    async def settle(self) -> None:
+        """Note the uses that wait to be noted. Where the directory cannot, they wait on."""
+        uses, self._uses = self._uses, {}
+        if self._directory is None or not uses:
+            return
+        try:
+            await self._directory.note(uses)
+        except SimonidesError as error:
+            self._uses = uses | self._uses
+            log.warning("when keys were last used could not be noted: %s", error)
+
+    async def close(self) -> None:
+        """Note what waits. The directory stays open: it is its opener's."""
+        if self._noting is not None:
+            self._noting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._noting
+        await self.settle()
+
+    async def _holder(self, secret: str, address: str) -> Key:
+        """Return the key of that secret, if it opens anything now."""
+        seen, at = digest(secret), self._clock()
+        if seen not in self._known:
+            self._bar(address)
+        key = await self._directory.find(secret) if self._directory else None
+        if key is None:
+            self._fail(address)
+            raise Unauthorized("nobody is known by this key")
+        if why := key.closed(at):
+            raise Unauthorized(f"this key is {why}" if why == "revoked" else f"this key has {why}")
+        self._remember(seen)
+        self._use(key.id, at)
+        return key
+
+    def _fail(self, address: str) -> None:
+        self._bar(address)
+        self._failures.take(address, FAILURES_MAX)
+
+    def _bar(self, address: str) -> None:
+        room = self._failures.room(address, FAILURES_MAX)
+        if not room.remaining:
+            raise Limited("too many wrong keys from this address", retry_after=room.reset)
+
+    def _count(self, principal: Principal) -> None:
+        most = principal.rate or self._rate
+        if most and not self._calls.take(principal.name, most):
+            room = self._calls.room(principal.name, most)
+            raise Limited(f"more than {most} calls a minute", retry_after=room.reset)
+
+    def _remember(self, seen: bytes) -> None:
+        self._known[seen] = None
+        self._known.move_to_end(seen)
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    def _use(self, id: str, at: datetime) -> None:
+        self._uses[id] = at
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.create_task(self._note_soon())
+
+    async def _note_soon(self) -> None:
+        await asyncio.sleep(NOTE_S)
+        await self.settle()
+
+
+def shown(headers: Mapping[str, str]) -> str | None:
+    """Return the secret in the headers, None where there is none; raise Unauthorized where it is not plain which.
+
+    Names of headers and the scheme go in any case. A header that comes twice (as in starlette's `Headers`) counts
+    twice.
+    """
+    found = set[str]()
+    for name, value in headers.items():
+        match name.lower():
+            case "authorization":
+                scheme, _, secret = value.strip().partition(" ")
+                if scheme.lower() != "bearer":
+                    raise Unauthorized(f"only keys are taken here: {SHOW}")
+                found.add(secret.strip())
+            case "x-api-key":
+                found.add(value.strip())
+    if len(found) > 1:
+        raise Unauthorized("several keys are shown, and they differ: show one")
+    if "" in found:
+        raise Unauthorized(f"there is no key in the header: {SHOW}")
+    return found.pop() if found else None
+
+
+def network(client: str) -> str:
+    """Return what failed attempts are counted by: of IPv6 the first 64 bits, as one machine has all the rest."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
