@@ -16,8 +16,9 @@ from .memory import AsyncMemory
 from .query import Hit, Place
 from .record import Link, Record, Scope, Span
 from .sync import Memory
+from .version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncMemory",

@@ -54,11 +54,7 @@ class Draft:
     def _item(self, content: Content, number: int) -> dict[str, Any]:
         """Return what a content that stands alone says of itself, with the call's time and id."""
         item = {"at": self.at, "id": self.id, **_items(content)}
-        return item if item["id"] is not None else item | {"id": self._marked(str(number))}
-
-    def _marked(self, *parts: str) -> str | None:
-        owner = [level or "" for level in (*self.scope.realm, self.scope.user, self.scope.agent)]
-        return None if self.once is None else stable_id(None, "once", *owner, self.once, *parts)
+        return item if item["id"] is not None else item | {"id": marked(self.scope, self.once, str(number))}
 
     def many(self, contents: Sequence[Content], title: str | None) -> tuple[Record | None, list[Record]]:
         """Return the conversation that the contents make up, if they are messages, and the records in their order.
@@ -85,8 +81,8 @@ class Draft:
 
     def _named(self, content: Content, number: int) -> dict[str, Any]:
         item = _items(content)
-        marked = None if item.get("id") else self._marked(str(number))
-        return item if marked is None else item | {"id": marked}
+        mark = None if item.get("id") else marked(self.scope, self.once, str(number))
+        return item if mark is None else item | {"id": mark}
 
     def timeless(self, contents: Sequence[Content]) -> frozenset[str]:
         """Return the caller's own ids of those for which the caller names no time."""
@@ -176,6 +172,12 @@ class _Shared:
     folder: str | None
     importance: int
     pinned: bool
+
+
+def marked(scope: Scope, once: str | None, *parts: str) -> str | None:
+    """Return the id that a caller's mark stands for, whenever it is sent; None where there is no mark."""
+    owner = [level or "" for level in (*scope.realm, scope.user, scope.agent)]
+    return None if once is None else stable_id(None, "once", *owner, once, *parts)
 
 
 def _check_role(role: Any) -> None:

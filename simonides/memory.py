@@ -36,7 +36,7 @@ from .calls import Calls, operation
 from .config import OFF, Settings, open_backend, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
-from .drafts import Content, Draft
+from .drafts import Content, Draft, marked
 from .embedder import Embedder
 from .errors import Conflict, Invalid, NotFound
 from .follow import Follower, Progress, lagging
@@ -429,15 +429,22 @@ class AsyncMemory:
         return [kept.get(old.id, old) for old in olds]
 
     @operation
-    async def supersede(self, id: str, content: Content, *, at: Moment | None = None, **whose: Unpack[Whose]) -> Record:
+    async def supersede(
+        self, id: str, content: Content, *, at: Moment | None = None, once: str | None = None, **whose: Unpack[Whose]
+    ) -> Record:
         """Keep what is true instead from `at` (default: now) on, and end the old record there; return the new one.
 
         The old one stays the answer to what was true before. The new one takes over its scope, kind, labels, folder,
-        importance and pin, and links to it by `supersedes`.
+        importance and pin, and links to it by `supersedes`. With `once`, the same call twice is one.
         """
         check_names("supersede", whose, WHOSE)
-        old = await self._latest(id, self._scope(whose))
+        scope = self._scope(whose)
+        old = await self._latest(id, scope)
+        mark = marked(old.scope, named("once", once), "supersede", old.id)
+        if mark and (done := await (await self._ready()).find(latest(scope, {mark}))):
+            return done[0]
         ended, new = superseded(old, content, at, self._zone)
+        new = dataclasses.replace(new, id=mark) if mark else new
         [_, kept] = await self._write(None, [ended, new])
         return kept
 

@@ -1,4 +1,4 @@
-"""Conversations: begin, go on with, look at, organise, export, erase. Their shape is what the first seed's clients know."""
+"""Conversations: begin, go on with, look at, organise, export, erase."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from ..access import Permit
 from ..errors import NotFound
-from ..forgetting import Preview
 from ..kinds import Conversation
 from ..query import Place
 from ..record import Record
-from ..wire import Json, as_json, certificate_as_json, preview_as_json
-from .memories import FILTERS, Named, indexed, marked, picked
+from ..wire import Json, as_json
+from .memories import FILTERS, Named, erased, indexed, picked
 from .operation import Call, operation
 from .shapes import (
     Asked,
     Erased,
     Importance,
-    JsonValue,
     Limit,
     Moment,
     Name,
@@ -135,15 +133,14 @@ async def begin_conversation(asked: Begin, call: Call) -> Json:
     """Begin a conversation with its messages."""
     labels = sorted({*(asked.labels or ()), *([asked.label] if asked.label else ())})
     began = asked.at or next((said.at for said in asked.messages if said.at), None)
-    shared = {"labels": labels or None, "folder": _folder(asked.folder)}
+    more: Any = {"labels": labels or None, "folder": _folder(asked.folder), **call.whose}
+    more |= picked(asked, ("importance", "pinned", "metadata"))
     talk = await call.memory.remember(
         Conversation(text=asked.title or asked.label or asked.session or "Conversation", session=asked.session or ""),
         id=asked.id,
         at=began,
         once=call.once,
-        **picked(asked, ("importance", "pinned", "metadata")),
-        **shared,
-        **call.whose,
+        **more,
     )
     said = await _said(call, talk, asked.messages, asked.id) if asked.messages else []
     found = await described(call, talk)
@@ -156,7 +153,7 @@ def _folder(name: str | None) -> str | None:
 
 
 async def _said(call: Call, talk: Record, messages: Sequence[Said], own: str | None) -> list[Record]:
-    """Keep the messages as parts of the conversation; `own` is the caller's id of it, which then names its parts too."""
+    """Keep the messages as parts of the conversation. Where it has an id of the caller's own, so have they."""
     numbers = itertools.count(1)
     items: list[Any] = []
     for each in messages:
@@ -404,10 +401,7 @@ class EraseConversation(Named):
 async def erase_conversation(asked: EraseConversation, call: Call) -> Json:
     """Erase a conversation with all that was said in it, and certify it."""
     talk = await the_conversation(call, asked.id)
-    gone = await call.memory.forget(talk.id, dry_run=asked.dry_run, **call.whose)
-    if isinstance(gone, Preview):
-        return {"certificate": None, "preview": preview_as_json(gone)}
-    return {"certificate": certificate_as_json(gone), "preview": None}
+    return await erased(call, talk.id, dry_run=asked.dry_run)
 
 
 ROWS = (

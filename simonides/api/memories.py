@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from ..access import Permit
 from ..errors import Invalid
 from ..forgetting import Preview
 from ..query import Place
 from ..record import Record
+from ..store import Certificate
 from ..wire import Json, as_json, certificate_as_json, preview_as_json
 from .operation import Call, operation
 from .shapes import (
@@ -22,7 +23,6 @@ from .shapes import (
     Erased,
     Given,
     Importance,
-    JsonValue,
     Kept,
     Limit,
     Moment,
@@ -152,9 +152,7 @@ class Messages(Named):
 async def messages(asked: Messages, call: Call) -> Json:
     """Show what is part of a conversation or document, in order: the last so many."""
     return {
-        "results": [
-            as_json(each) for each in await call.memory.messages(asked.id, limit=asked.limit, **call.whose)
-        ]
+        "results": [as_json(each) for each in await call.memory.messages(asked.id, limit=asked.limit, **call.whose)]
     }
 
 
@@ -231,7 +229,7 @@ ERASED = ("kinds", "labels", "folder", "since", "until", "pinned", "importance_m
 
 
 class Forget(Asked):
-    """What to erase: by ids, or by what it bears, all of which must match. A user, agent or session named counts too."""
+    """What to erase: by ids, or by what it bears; all of it must match, a user, agent or session named too."""
 
     ids: Names | None = None
     kinds: Names | None = None
@@ -255,7 +253,12 @@ async def forget(asked: Forget, call: Call) -> Json:
     bound = call.principal.user is not None and asked.user is None and asked.session is None and asked.agent is None
     if bound and not (asked.ids or asked.everything or picked(asked, (*ERASED, "conversation"))):
         raise Invalid("nothing is named to forget: give ids, labels or a time span, name the user, or say everything")
-    gone = await call.memory.forget(*(asked.ids or ()), **named, **call.whose)
+    return await erased(call, *(asked.ids or ()), **named)
+
+
+async def erased(call: Call, *ids: str, **named: Any) -> Json:
+    """Erase, and return the certificate; of a dry run, what would go."""
+    gone: Preview | Certificate = await call.memory.forget(*ids, **named, **call.whose)
     if isinstance(gone, Preview):
         return {"certificate": None, "preview": preview_as_json(gone)}
     return {"certificate": certificate_as_json(gone), "preview": None}
@@ -268,10 +271,7 @@ class EraseOne(Named):
 @operation("DELETE", "/memories/{id}", needs=Permit.ERASE, gives=Erased, destroys=True)
 async def erase(asked: EraseOne, call: Call) -> Json:
     """Erase one record, its parts, and what was derived from it alone, and certify it."""
-    gone = await call.memory.forget(asked.id, dry_run=asked.dry_run, **call.whose)
-    if isinstance(gone, Preview):
-        return {"certificate": None, "preview": preview_as_json(gone)}
-    return {"certificate": certificate_as_json(gone), "preview": None}
+    return await erased(call, asked.id, dry_run=asked.dry_run)
 
 
 @operation("GET", "/certificates", needs=Permit.READ, gives=Certificates)
