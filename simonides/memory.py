@@ -276,8 +276,8 @@ class AsyncMemory:
     async def _asking(self, text: str) -> tuple[Question, Means]:
         """Return the text as a question, and what answers it, as far as anybody has written by now."""
         store = await self._ready()
-        if self._settled and self._passes:
-            await self._passes.keep_up()  # another process may have written since
+        if self._passes:  # another process may have written since
+            await (self._passes.keep_up() if self._settled else self._passes.notice())
         model = Vectors(self._embedder).model if self._embedder else ""
         return understand(text, now(), self._zone), Means(store, self._index, self._embedder, model)
 

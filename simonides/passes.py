@@ -52,6 +52,11 @@ class Passes:
         if self._followers and await self._store.head() > self._place:
             await self.settle()
 
+    async def notice(self) -> None:
+        """Begin a pass where somebody, in whatever process, has written since the last one; wait for nothing."""
+        if self._followers and await self._store.head() > self._place:
+            self.begin()
+
     async def ended(self) -> None:
         """Wait for the passes that were begun, however they end."""
         await asyncio.gather(*self._all, return_exceptions=True)
