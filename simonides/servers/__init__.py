@@ -1,0 +1,1 @@
+"""The doors that answer over a wire."""
