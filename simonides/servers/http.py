@@ -41,7 +41,11 @@ Writes take an `Idempotency-Key`, so that a retry is answered and not done again
 
 
 def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = ()) -> FastAPI:
-    """Return the application. `more` are other doors of the same house, which mount themselves."""
+    """Return the application. `more` are other doors of the same house, which mount themselves.
+
+    They find `desk` and `gate` in `made.state`; `closing`, an event that is set when the server stops, which ends what
+    has no end of its own; and `at_end`, a list for what they have to have awaited then.
+    """
     made = FastAPI(
         title="Simonides",
         version=VERSION,
@@ -53,6 +57,7 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
         separate_input_output_schemas=False,
     )
     made.state.desk, made.state.gate, made.state.replays = desk, gate, Replays()
+    made.state.closing, made.state.at_end = asyncio.Event(), []
     made.add_exception_handler(SimonidesError, _refused)
     made.add_exception_handler(RequestValidationError, _invalid)
     made.add_exception_handler(HTTPException, _http)
