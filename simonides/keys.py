@@ -38,7 +38,7 @@ def grant_of(
     called, wall = named("name", name), named("tenant", tenant)
     if called is None or wall is None:
         raise Invalid("a key needs a name, and a tenant")
-    may = Permit.of(_listed(permits))
+    may = Permit.of(_listed("permits", permits))
     if not may:
         raise Invalid(f"a key that may do nothing opens nothing: name permits, such as {PERMITS}")
     return Grant(
@@ -55,14 +55,14 @@ def grant_of(
 def _spaces(given: str | Iterable[str] | None) -> frozenset[str] | None:
     if given is None:
         return None
-    spaces = frozenset(names_of("spaces", _listed(given)))
+    spaces = frozenset(_listed("spaces", given))
     if not spaces:
         raise Invalid("spaces is empty; leave it out for every space of the tenant")
     return spaces
 
 
-def _listed(given: str | Iterable[str]) -> list[str]:
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
+def _listed(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    return names_of(what, [part.strip() for part in given.split(",")] if isinstance(given, str) else given)
 
 
 def _rate(given: int | None) -> int | None:
