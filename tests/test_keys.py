@@ -163,6 +163,17 @@ def test_a_key_is_revoked_by_an_end_of_its_id(run: Run, home: Path) -> None:
     assert [key["id"] for key in answer(run("keys", "revoke", third, third, "--json"))] == [third]
 
 
+def test_a_key_is_revoked_by_a_name_that_only_one_open_key_bears(run: Run, home: Path) -> None:
+    first = run("keys", "create", "laptop", "-q").stdout
+    assert run("keys", "revoke", "laptop").exit_code == 0
+    second = run("keys", "create", "laptop", "-q").stdout
+    assert answer(run("keys", "revoke", "laptop", "--json"))[0]["id"] == id_in(second.strip())
+    assert run("keys", "revoke", "laptop").exit_code == 3  # none that is open
+    run("keys", "create", "laptop"), run("keys", "create", "laptop")
+    twice = run("keys", "revoke", "laptop")
+    assert twice.exit_code == 2 and id_in(first.strip()) not in twice.stderr
+
+
 def test_a_tenant_named_is_the_only_one_looked_at(run: Run, home: Path) -> None:
     theirs = answer(run("keys", "create", "theirs", "--tenant", "other", "--json"))["id"]
     ours = answer(run("keys", "create", "ours", "--json"))["id"]

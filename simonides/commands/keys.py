@@ -12,7 +12,7 @@ import click
 from .. import shown, terminal
 from ..asked import ABBREVIATED_MIN, PAGE, SERVE, Asked, Command, common, format_examples, take_common
 from ..config import directory_url, open_backend
-from ..directory import ID_SIZE, Directory, Key
+from ..directory import Directory, Key
 from ..errors import Invalid, NotFound
 from ..keys import PERMITS, grant_of
 from ..record import now
@@ -95,11 +95,14 @@ def list_(asked: Asked) -> int:
     return 0 if found else 1
 
 
-@keys.command("revoke", example=f"simonides keys revoke {'k' * ID_SIZE}")
-@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@keys.command("revoke", example="simonides keys revoke laptop")
+@click.argument("ids", nargs=-1, required=True, metavar="ID|NAME…")
 @click.pass_obj
 def revoke(asked: Asked, ids: Sequence[str]) -> None:
-    """Close keys for good. Servers that run refuse them from then on. Of an id its beginning or end is enough."""
+    """Close keys for good. Servers that run refuse them from then on.
+
+    Of an id its beginning or end is enough, and so is a name that only one open key bears.
+    """
     if not _is_there(asked):
         raise NotFound("no key was made here yet")
 
@@ -113,16 +116,18 @@ def revoke(asked: Asked, ids: Sequence[str]) -> None:
     remark(asked, *([] if asked.json else [f"key {key.id} ({terminal.line(key.name)}) is revoked" for key in closed]))
 
 
-def _named(id: str, every: Sequence[Key]) -> str:
-    """Return the id that this one is, or abbreviates."""
-    if any(key.id == id for key in every):
-        return id
-    long_enough = len(id) >= ABBREVIATED_MIN
-    found = [key.id for key in every if long_enough and (key.id.startswith(id) or key.id.endswith(id))]
+def _named(text: str, every: Sequence[Key]) -> str:
+    """Return the id that this is or abbreviates, or that the key has which is called so."""
+    if any(key.id == text for key in every):
+        return text
+    called = [key.id for key in every if key.name == text and not key.closed(now())]
+    long_enough = len(text) >= ABBREVIATED_MIN
+    ends = [key.id for key in every if long_enough and (key.id.startswith(text) or key.id.endswith(text))]
+    found = list(dict.fromkeys(called + ends))
     if len(found) > 1:
-        raise Invalid(f"{id!r} is the beginning or end of {len(found)} ids, write more of it: {', '.join(found)}")
+        raise Invalid(f"{text!r} may be any of {len(found)} keys, write an id: {', '.join(found)}")
     if not found:
-        raise NotFound(f"no key {id!r} here: `simonides keys list` shows ids")
+        raise NotFound(f"no key {text!r} here: `simonides keys list` shows them")
     return found[0]
 
 
