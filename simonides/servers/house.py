@@ -46,6 +46,7 @@ class House:
         """Go on with new settings; return the names of those taken over, and of those that need a restart."""
         taken, restart = changed(self.serving, new)
         self.desk.serving = dataclasses.replace(self.serving, **{name: getattr(new, name) for name in taken})
+        self.gate.rate, self.gate.failures_max = self.serving.rate, self.serving.failures_max
         return taken, restart
 
     def stop(self) -> None:
@@ -85,7 +86,7 @@ async def opened(
 
 def built(desk: Desk) -> House:
     """Return the server around that desk, which stays its opener's."""
-    gate = Gate(desk.directory, require=desk.serving.keys_asked, rate=desk.serving.rate or None)
+    gate = Gate(desk.directory, require=desk.serving.keys_asked, rate=desk.serving.rate, failures_max=desk.serving.failures_max)
     made = app(desk, gate, more=[*doors(), _proxy])
     return House(desk, gate, made, made)
 
