@@ -19,6 +19,7 @@ from ..errors import Forbidden, SimonidesError, Unavailable
 from ..record import now
 from ..serving import Serving, hide
 from ..version import VERSION
+from . import logs
 from .house import House, opened
 
 BACKLOG = 2048
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 def serve(store: str | None, flags: Mapping[str, Any], *, as_json: bool = False, **given: str | None) -> None:
     """Serve until a signal says to stop. `flags` are the settings given by hand, the rest says which memory."""
     serving = config.serving(flags)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with logs.logged(serving), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(store, serving, flags, as_json, **given))
 
 
