@@ -440,7 +440,7 @@ class AsyncMemory:
         check_names("supersede", whose, WHOSE)
         scope = self._scope(whose)
         old = await self._latest(id, scope)
-        mark = marked(old.scope, named("once", once), "supersede", old.id)
+        mark = marked(old.scope, named("once", once), 0, "supersede", old.id)
         if mark and (done := await (await self._ready()).find(latest(scope, {mark}))):
             return done[0]
         ended, new = superseded(old, content, at, self._zone)
