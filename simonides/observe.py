@@ -244,5 +244,3 @@ def _span(tracer: Any, scope: Any) -> Any:
         span.end()
 
     return end
-
-

@@ -24,6 +24,4 @@ def serve(asked: Asked, **flags: Any) -> None:
         raise click.ClickException(
             f"the server needs {error.name}: install it with `pip install 'simonides[serve]'`"
         ) from None
-    run.serve(
-        asked.store, flags, as_json=asked.json, tenant=asked.tenant, space=asked.space, embedder=asked.embedder
-    )
+    run.serve(asked.store, flags, as_json=asked.json, tenant=asked.tenant, space=asked.space, embedder=asked.embedder)

@@ -154,8 +154,8 @@ def template(scope: Scope) -> str:
     route = scope.get("route")
     if path := getattr(route, "path", ""):
         return str(path)
-    first = scope["path"].split("/")[1] if scope.get("endpoint") else ""
-    return f"/{first}/…" if first else "none"
+    first, below = re.fullmatch(r"/?([^/]*)(.*)", scope["path"], re.S).groups()  # type: ignore[union-attr]
+    return f"/{first}{'/…' if below else ''}" if first and scope.get("endpoint") else "none"
 
 
 def failed(error: Exception) -> None:
@@ -260,7 +260,9 @@ class Origins:
         elif serving.cors_origins and _allowed(origin, serving.cors_origins):
             await self._answers(serving.cors_origins)(scope, receive, send)
         elif not serving.keys_asked and scope["method"] not in SAFE and not _own(origin, scope):
-            said = "pages of that origin may not call here: `cors_origins` in the server's settings names those that may"
+            said = (
+                "pages of that origin may not call here: `cors_origins` in the server's settings names those that may"
+            )
             await problem(403, "origin", said)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.resources
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,7 +23,7 @@ PARTS = {
     "/docs/swagger-ui.js": ("swagger-ui-bundle.js", "text/javascript"),
     "/docs/favicon.png": ("favicon-32x32.png", "image/png"),
 }
-PATHS = ("/docs", "/docs/start.js", *PARTS)
+PATHS = ("/openapi.json", "/docs", "/docs/start.js", *PARTS)
 # Swagger UI styles its elements one by one, and draws its icons from data: URLs. It loads nothing from elsewhere.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' "
@@ -58,9 +61,23 @@ KEPT = "public, max-age=86400"
 
 
 def add(made: FastAPI) -> None:
+    made.router.routes.append(Route("/openapi.json", _openapi(made), include_in_schema=False))
     made.router.routes.append(Route("/docs", _page, include_in_schema=False))
     made.router.routes.append(Route("/docs/start.js", _start, include_in_schema=False))
     made.router.routes.extend(Route(path, _part, include_in_schema=False) for path in PARTS)
+
+
+def _openapi(made: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers with the description of the API. Making it takes a while, and holds up nobody."""
+
+    @functools.cache
+    def description() -> bytes:
+        return msgspec.json.encode(made.openapi())
+
+    async def openapi(request: Request) -> Response:
+        return Response(await asyncio.to_thread(description), media_type="application/json")
+
+    return openapi
 
 
 async def _page(request: Request) -> Response:

@@ -59,13 +59,14 @@ class House:
         logs.take_level(self.serving)
         return taken, restart
 
-    def stop(self) -> None:
-        """Tell what has no end of its own (streams) to end."""
+    async def stop(self) -> None:
+        """Let what has no end of its own (streams of events) end."""
         self.made.state.closing.set()
+        await self.desk.watch.end()
 
     async def end(self) -> None:
         """Wait for what is still under way."""
-        self.stop()
+        await self.stop()
         await self.desk.tasks.ended()
         for ended in self.made.state.at_end:
             await ended()

@@ -32,7 +32,7 @@ from .gate import Gate
 from .problems import MEDIA_TYPE, Problem, problem, refusal
 from .replays import Replays
 
-OPEN = frozenset({"/health/live", "/health/ready", "/openapi.json", *docs.PATHS})  # hold nothing of anybody's
+OPEN = frozenset({"/health/live", "/health/ready", *docs.PATHS})  # hold nothing of anybody's
 ELSEWHERE = ("/v1",)  # doors that let people in themselves
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
@@ -56,7 +56,7 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
         description=ABOUT,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
     )

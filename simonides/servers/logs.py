@@ -18,10 +18,13 @@ from .problems import REQUEST_ID
 OURS = ("simonides", "uvicorn")
 FIELDS = (
     "method", "route", "status", "ms", "bytes", "client", "key", "agent", "error", "places", "request_id", "doors",
+    "keys",
 )  # fmt: skip
 
 # Keys of ours and of model providers, and whatever follows the name of a scheme in a header.
-_SECRETS = re.compile(r"\b(?:sim|simonides)_[A-Za-z0-9]+_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}|(?<=Bearer )\S+", re.I)
+_SECRETS = re.compile(
+    r"\b(?:sim|simonides)_[A-Za-z0-9]+_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}|(?<=Bearer )\S+", re.I
+)
 
 Event = MutableMapping[str, Any]
 

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from . import logs
 from .house import House, opened
 
 BACKLOG = 2048
+NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics"}
 WATCH_S = 2.0  # between two looks at the files with the settings
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,11 @@ class Server(uvicorn.Server):
         """Stop; asked a second time, wait for nobody."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._house.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping: what is under way has %g s to end", self._house.serving.drain_seconds)
+        await self._house.stop()
+        await super().shutdown(sockets)
 
 
 # -- where it listens --------------------------------------------------------------------------------------------
@@ -171,21 +177,24 @@ async def _check_keys(house: House) -> None:
 
 
 def _tell(house: House, url: str, as_json: bool) -> None:
-    """Say where it is, and whether keys are asked."""
-    paths = {route.path for route in house.made.routes if hasattr(route, "path")}
-    doors = {"api": f"{url}/api/v1", "docs": f"{url}/docs"}
-    doors |= {"mcp": f"{url}/mcp"} if "/mcp" in paths else {}
-    doors |= {"openai": f"{url}/v1"} if "/v1/{path:path}" in paths else {}
-    store = house.desk.memory.settings.store_url
+    """Say where it is, and whether keys are asked: to people as a text, to a log that is JSON as a line of it."""
+    asked, store = house.serving.keys_asked, hide(house.desk.memory.settings.store_url)
+    doors = {door: f"{url}{path}" for door, path in _doors(house).items()}
     if as_json:
-        terminal.say_json({"url": url, **doors, "keys": house.serving.keys_asked, "store": hide(store)})
+        terminal.say_json({"url": url, **doors, "keys": asked, "store": store})
+    if logs.as_json(house.serving, sys.stderr):
+        log.info("ready", extra={"doors": doors, "keys": asked})
         return
-    names = {"api": "API", "docs": "Its docs", "mcp": "MCP", "openai": "OpenAI's"}
-    asked = "asked of everybody" if house.serving.keys_asked else "none asked: whoever is on this machine may do all"
-    told = [*((names[name], where) for name, where in doors.items()), ("Keys", asked), ("Memory", hide(store))]
+    keys = "asked of everybody" if asked else "none asked: whoever is on this machine may do everything"
     terminal.tell(f"Simonides {VERSION} is ready. Ctrl+C stops it.")
-    for name, value in told:
-        terminal.tell(f"  {name:<9} {value}")
+    for name, value in [*((NAMES[door], where) for door, where in doors.items()), ("Keys", keys), ("Memory", store)]:
+        terminal.tell(f"  {name:<8} {value}")
+
+
+def _doors(house: House) -> dict[str, str]:
+    paths = {getattr(route, "path", "") for route in house.made.routes}
+    doors = {"api": "/api/v1", "docs": "/docs", "mcp": "/mcp", "openai": "/v1", "metrics": "/metrics"}
+    return {door: path for door, path in doors.items() if any(found.startswith(path) for found in paths)}
 
 
 # -- signals and new settings ------------------------------------------------------------------------------------
