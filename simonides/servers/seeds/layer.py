@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ...api import OPERATIONS, Desk
 from ...api.shapes import Name, Text
+from ...errors import Conflict
 from ..http import SLASH, principal_of, problems_of
 
 ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
@@ -68,10 +69,15 @@ def mount(made: FastAPI) -> None:
     @made.post("/memory", name="add_memory", tags=["texts"], status_code=202, response_model=Added, responses=ERRORS)
     async def add_memory(request: Request, body: Add) -> Any:
         """Add a text. It is stored when this answers; the task says when it can be found by meaning."""
-        more = {"id": body.id, "session": body.session_id, "metadata": body.metadata, "wait": "stored"}
-        said = await asked(request, "remember", content=body.text, **more)
+        more = {"metadata": body.metadata, "wait": "stored"}
+        try:
+            said = await asked(request, "remember", content=body.text, id=body.id, session=body.session_id, **more)
+            id = said["results"][0]["id"]
+        except Conflict:
+            id = body.id
+            said = await asked(request, "revise", id=id, text=body.text, **more)
         place = await asked(request, "position")
-        return {"task_id": said["task"] or f"log-{place['written']}", "id": said["results"][0]["id"]}
+        return {"task_id": said["task"] or f"log-{place['written']}", "id": id}
 
     @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=Results, responses=ERRORS)
     async def search_memory(request: Request, body: Search) -> Any:

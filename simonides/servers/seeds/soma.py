@@ -1,4 +1,4 @@
-"""The data routes of SomaFractalMemory: payloads under coordinates. A coordinate is its owner's own name of a record."""
+"""The data routes of SomaFractalMemory: payloads under coordinates, which are their owner's names of records."""
 
 from __future__ import annotations
 
