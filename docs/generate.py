@@ -31,6 +31,7 @@ from simonides import (  # noqa: E402
     asked,
     cli,
     config,
+    directory,
     embedder,
     errors,
     follow,
@@ -116,6 +117,7 @@ ANSWERS = (
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
+    *(directory.Directory, directory.Grant, directory.Key),
 )
 
 
@@ -297,7 +299,10 @@ def settings() -> str:
         "Europe/Lisbon` writes one to the configuration file, which is TOML. Two variables say where things lie: "
         "`SIMONIDES_CONFIG` the configuration file, `SIMONIDES_HOME` the folder of `memory.db`; by default, where the "
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
-        *(f"## {folder.capitalize()}\n\n{backends(folder)}" for folder in ("stores", "indexes", "embedders")),
+        *(
+            f"## {folder.capitalize()}\n\n{backends(folder)}"
+            for folder in ("stores", "directories", "indexes", "embedders")
+        ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )
 

@@ -35,8 +35,8 @@ Made = Callable[[Callable[..., Any]], "Command"]
 
 ABBREVIATED_MIN = 4  # characters of an id that are enough, where no other id has them
 PAGE = 10_000
-REMEMBER, CORRECT, ORGANISE, EXCHANGE, UPKEEP, SERVE = SECTIONS = (
-    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Upkeep", "Serve"),
+REMEMBER, CORRECT, ORGANISE, EXCHANGE, SERVE, UPKEEP = SECTIONS = (
+    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Serve", "Upkeep"),
 )
 
 
