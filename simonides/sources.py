@@ -70,13 +70,11 @@ class File:
 
     def line(self, table: str, name: str) -> int | None:
         """Return where a value is given, where this can be told."""
-        inside = ""
+        inside, dotted = "", rf"\s*{table}\s*\.\s*{name}\s*="
         for number, line in enumerate(self.text.splitlines(), 1):
             if header := re.match(r"\s*\[\s*([\w.\"' -]+?)\s*\]", line):
                 inside = header[1]
-            elif inside == table and re.match(rf"\s*{name}\s*=", line):
-                return number
-            elif table and not inside and re.match(rf"\s*{table}\s*\.\s*{name}\s*=", line):
+            elif (inside == table and re.match(rf"\s*{name}\s*=", line)) or (not inside and re.match(dotted, line)):
                 return number
         return None
 
