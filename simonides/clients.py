@@ -180,22 +180,31 @@ def _text(path: Path) -> str | None:
 
 
 def write(change: Change, now: datetime | None = None) -> Path | None:
-    """Write it in one step, and return the copy made of what was there before. The mode of the file is kept."""
-    path = change.path.resolve()  # where somebody keeps it under a link, the link stays
+    """Write it in one step, and return the copy made of what was there before."""
+    path = change.path.resolve()
     if _text(path) != change.before:
         raise Conflict(f"{path} was changed by somebody else meanwhile: try again")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = stat.S_IMODE(path.stat().st_mode) if change.before is not None else PRIVATE
     backup = None if change.before is None else _backup(path, now or datetime.now(UTC))
     if backup and change.before is not None:
-        _put(backup, change.before, mode)
+        _put(backup, change.before, _mode(path))
+    replace(path, change.after)
+    return backup
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file in one step. Its mode is kept, a link stays one, and a new file is its owner's alone."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _put(partial, change.after, mode)
+        _put(partial, text, _mode(path))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return backup
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else PRIVATE
 
 
 def _backup(path: Path, now: datetime) -> Path:

@@ -130,7 +130,8 @@ def command() -> list[str]:
 
     With `-P`, as a client may start it in a folder of somebody else's, from which nothing shall be imported.
     """
-    script = shutil.which(Path(sys.argv[0]).absolute()) if Path(sys.argv[0]).stem == "simonides" else None
+    run = Path(sys.argv[0])
+    script = shutil.which(str(run.absolute())) if run.stem == "simonides" else None
     return [script] if script else [sys.executable, "-P", "-m", "simonides"]
 
 
