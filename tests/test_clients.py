@@ -177,6 +177,16 @@ def test_an_entry_of_ours_is_replaced_in_its_place(client: str, run: Run) -> Non
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_an_entry_that_somebody_wrote_in_another_way_is_the_same(client: str, run: Run) -> None:
+    run(client)
+    text = place(client).read_text()
+    made = text.replace(" = ", "=") if CLIENTS[client].toml else json.dumps(json.loads(text))
+    place(client).write_text(made)
+    assert "Nothing to change" in run(client).stdout
+    assert place(client).read_text() == made != text
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_dry_run_shows_the_difference_and_writes_nothing(client: str, run: Run) -> None:
     path = place(client)
     path.parent.mkdir(parents=True, exist_ok=True)
