@@ -127,6 +127,24 @@ class Command(click.Command):
             formatter.write_text(f"{', '.join(names)} (see `simonides --help`)")
 
 
+class Group(click.Group):
+    """A group of commands that is a command of its own when nothing follows it."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, section: str = "", example: str = "", **kwargs: Any) -> None:
+        kwargs["params"] = [*(kwargs.get("params") or ()), *common(hidden=True)]
+        super().__init__(*args, **{"invoke_without_command": True, **kwargs})
+        self.section, self.example = section, example
+
+    def invoke(self, ctx: click.Context) -> Any:
+        take_common(ctx)
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        format_examples(self.example, formatter)
+
+
 def take_common(ctx: click.Context) -> None:
     """Move the common options from the parameters to `ctx.obj`, over those given before the command."""
     names = {field.name for field in dataclasses.fields(Asked)}

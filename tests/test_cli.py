@@ -82,9 +82,8 @@ def at_terminal(*args: str, typed: str = "") -> tuple[int, str]:
 
 
 def commands() -> list[tuple[str, ...]]:
-    config = main.commands["config"]
-    assert isinstance(config, click.Group)
-    return [(name,) for name in main.commands] + [("config", name) for name in config.commands]
+    groups = [(name, made) for name, made in main.commands.items() if isinstance(made, click.Group)]
+    return [(name,) for name in main.commands] + [(name, inside) for name, group in groups for inside in group.commands]
 
 
 # -- remember and recall -----------------------------------------------------------------------------------------
