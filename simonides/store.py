@@ -148,6 +148,9 @@ class Store(Protocol):
     async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
         """Return, for each record, the one before and the one after it in the whole that it is part of, by when it was
         said; only such as match, so that None may also stand for one that does not.
+
+        What the query says of the asking does not narrow what stands around: its `ids`, `newest`, `after` and `limit`.
+        So the query that found a record by its id finds what is beside it.
         """
         ...
 
