@@ -233,7 +233,9 @@ class Store(Protocol):
         ...
 
     async def rebuild(self) -> None:
-        """Make everything that is derived inside the store (the words) again from the records."""
+        """Make everything that is derived inside the store (the words) again from the records, and remove what belongs
+        to none; then nothing is left of what `check` says to rebuild for.
+        """
         ...
 
     async def counts(self) -> dict[str, int]:
@@ -241,7 +243,10 @@ class Store(Protocol):
         ...
 
     async def check(self) -> Health:
-        """Look the whole store over: the file, the log against the records, the words against the records."""
+        """Look the whole store over: the file, and the log, the words and the vectors against the records.
+
+        Each complaint says what to do.
+        """
         ...
 
     async def close(self) -> None: ...

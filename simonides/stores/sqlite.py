@@ -35,7 +35,9 @@ from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
-from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
+from .sqlite_upkeep import check, counts, make_words, rebuild
+from .sqlite_vectors import empty
+from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
 from .sqlite_writer import Writer
@@ -501,16 +503,16 @@ class SqliteStore:
         return await self._read(lambda db: [Ref(*row) for row in _all(db, sql)])
 
     async def rebuild(self) -> None:
-        await self._writer.together(_make_words)
+        await self._writer.together(rebuild)
         self._frequencies.clear()
 
     async def counts(self) -> dict[str, int]:
-        return await self._read(_counts)
+        return await self._read(counts)
 
     async def check(self) -> Health:
         try:
             if self._path is None:
-                return await self._read(_check)
+                return await self._read(check)
             return await asyncio.to_thread(self._checked)
         except Damaged as error:
             return Health((str(error),), {})
@@ -519,7 +521,7 @@ class SqliteStore:
         """Look with a connection of its own: one that has read before may still hold what a rebuild replaced."""
         connection = self._connect()
         try:
-            return _check(connection)
+            return check(connection)
         except apsw.Error as error:
             raise _translated(error, self._path) from error
         finally:
@@ -615,7 +617,7 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
         _in_transaction(db, _create)
     migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
-        _in_transaction(db, _make_words)
+        _in_transaction(db, make_words)
     return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
 
 
@@ -761,11 +763,7 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
         db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
     for link in record.links:
         db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
-    for (vector,) in _all(db, "DELETE FROM vectors WHERE row = ? RETURNING vector", (row,)):
-        group = vector >> 32
-        db.execute("DELETE FROM tokens WHERE row = ?", ((group << 40) + row,))
-        db.execute("INSERT INTO holes SELECT grp, holes, ? FROM groups WHERE grp = ?", (vector - (group << 32), group))
-        db.execute("UPDATE groups SET holes = holes + 1 WHERE grp = ?", (group,))
+    empty(db, row)
     db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 
@@ -858,72 +856,5 @@ def _change(row: tuple[Any, ...]) -> Change:
     scope = Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
     return Change(seq, _time(at), id, version, kind, scope, msgspec.json.decode(note) if note else None)
 
-
-def _make_words(db: apsw.Connection) -> None:
-    """Throw the words away and make them again from the records."""
-    db.execute("INSERT INTO words (words) VALUES ('delete-all')")
-    walls = _all(db, "SELECT realm, tenant, space FROM realms")
-    scopes = {realm: Scope(tenant=tenant, space=space) for realm, tenant, space in walls}
-    last = 0
-    sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.row > ? ORDER BY r.row LIMIT 2000"
-    while found := _all(db, sql, (last,)):
-        last = found[-1][0]
-        records = ((row[0], row[1], rows.as_record(row[1:], scopes[row[1]])) for row in found)
-        db.executemany(WORDS, [(row, terms(realm, record.body, record.at)) for row, realm, record in records])
-    db.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (str(language.VERSION),))
-
-
-def _counts(db: apsw.Connection) -> dict[str, int]:
-    sql = "SELECT kind, count(*) FROM records WHERE known_until IS NULL GROUP BY kind ORDER BY kind"
-    kinds: dict[str, int] = dict(_all(db, sql))
-    return {
-        "records": sum(kinds.values()),
-        "versions": _one(db, "SELECT count(*) FROM records"),
-        "vectors": _one(db, "SELECT count(*) FROM vectors"),
-        "changes": _one(db, "SELECT count(*) FROM changes"),
-        **kinds,
-    }
-
-
-def _check(db: apsw.Connection) -> Health:
-    """Ask SQLite about the file, and compare what is kept twice."""
-    complaints = [
-        f"the database file is damaged: {line}; export what can be read, and restore it into a new store"
-        for (line,) in _all(db, "PRAGMA integrity_check(20)")
-        if line != "ok"
-    ]
-    for sql, complaint in _AGREEMENTS:
-        if found := _one(db, sql):
-            complaints.append(complaint.format(found))
-    return Health(tuple(complaints), _counts(db))
-
-
-_AGREEMENTS: Iterable[tuple[str, str]] = (
-    (
-        "SELECT count(*) FROM (SELECT row FROM records EXCEPT SELECT id FROM words_docsize)",
-        "{} versions cannot be found by their words: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT id FROM words_docsize EXCEPT SELECT row FROM records)",
-        "words of {} versions that are gone are still there: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT realm, id, version FROM records EXCEPT SELECT realm, id, version FROM changes)",
-        "{} versions are not in the log: followers have not seen them; export and restore into a new store",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT realm, id FROM records GROUP BY realm, id"
-        " HAVING sum(known_until IS NULL) <> 1 OR max(version) <> count(*))",
-        "{} records do not have exactly one latest version: export and restore into a new store",
-    ),
-    (
-        "SELECT count(*) FROM vectors v WHERE NOT EXISTS (SELECT 1 FROM records r WHERE r.row = v.row)",
-        "{} vectors belong to no record: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM realms m WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = m.realm)",
-        "{} realms are miscounted: run `simonides rebuild`",
-    ),
-)
 
 open = SqliteStore
