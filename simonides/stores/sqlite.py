@@ -809,25 +809,28 @@ def _directed(db: apsw.Connection, query: Query, realm: int) -> tuple[str, str, 
         return "", "+", [{}]
     if query.newest:
         return "", "", _by_time(db, query, realm)
-    whose = _whose(query)
-    if any(_few(db, realm, level, names, NARROW) for level, names in whose.items()):
-        return "", "+", [whose]
+    for level, names in _levels(query):
+        if _few(db, realm, level, names, NARROW):
+            return "", "+", [{level: names}]
     return "", "", [{}]
 
 
 def _by_time(db: apsw.Connection, query: Query, realm: int) -> list[rows.By]:
-    """Return the parts, each of one user or session, that the index has in the order of time."""
+    """Return the parts, each of one user, agent or session, that the index has in the order of time."""
     owners, nothing = rows.owners(query), list[rows.By]([{}])
-    users: list[rows.By] = [{"user": (user,)} for user in owners.get("user", ())]
-    if query.kinds == rows.TALKS and not (users and _few(db, realm, "user", owners["user"], NARROW)):
+    level = next((level for level in ("user", "agent") if level in owners), None)
+    whose: list[rows.By] = [{level: (name,)} for name in owners[level]] if level else []
+    if query.kinds == rows.TALKS and not (level and _few(db, realm, level, owners[level], NARROW)):
         return nothing
+    if query.pinned:
+        return whose if level == "user" else nothing
     sessions = owners.get("session", ())
-    if query.pinned or not sessions:
-        return users or nothing
-    if not users or not query.shared or _few(db, realm, "session", ("",), FEW):
+    if not sessions:
+        return whose or nothing
+    if not whose or not query.shared or _few(db, realm, "session", ("",), FEW):
         return [{"session": (session,)} for session in sessions]
     mine, nobodys = sessions
-    return [{"session": (mine,)}, *({**user, "session": (nobodys,)} for user in users)]
+    return [{"session": (mine,)}, *({**one, "session": (nobodys,)} for one in whose)]
 
 
 def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limit: int) -> bool:
@@ -837,18 +840,18 @@ def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limi
     return bool(_one(db, sql, (realm, *names, limit + 1)) <= limit)
 
 
-def _whose(query: Query) -> rows.By:
-    """Return the level of the scope to go by: the session where it alone is meant, and otherwise the user, because
-    most records may bear no session.
+def _levels(query: Query) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the levels of the scope to go by, the best first: the session where it alone is meant, and otherwise the
+    user, because most records may bear no session, and no agent.
     """
     owners = rows.owners(query)
-    levels = ("user", "session") if query.shared else ("session", "user")
-    return next(({level: owners[level]} for level in levels if level in owners), {})
+    levels = ("user", "session", "agent") if query.shared else ("session", "user", "agent")
+    return [(level, owners[level]) for level in levels if level in owners]
 
 
 def _unless_narrower(query: Query) -> rows.By:
     narrower = (query.ids, query.keys, query.part_of, query.linked, query.labels, query.folder)
-    return {} if any(named is not None for named in narrower) else _whose(query)
+    return {} if any(named is not None for named in narrower) else dict(_levels(query)[:1])
 
 
 def _change(row: tuple[Any, ...]) -> Change:
