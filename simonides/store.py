@@ -213,8 +213,11 @@ class Store(Protocol):
         """Return how many vectors each model has here."""
         ...
 
-    async def drop_model(self, model: str) -> int:
-        """Remove every vector of a model; return how many there were."""
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        """Remove every vector of a model, with its tokens; return how many.
+
+        With a `limit` stop after the version with which so many are removed; fewer are only where none is left.
+        """
         ...
 
     async def realms(self) -> list[Scope]:

@@ -36,7 +36,7 @@ from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_upkeep import check, counts, make_words, rebuild
-from .sqlite_vectors import empty
+from .sqlite_vectors import drop, empty
 from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
@@ -473,20 +473,8 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def drop_model(self, model: str) -> int:
-        def drop(db: apsw.Connection) -> int:
-            dropped = 0
-            for (group,) in _all(db, "SELECT grp FROM groups WHERE model = ?", (model,)):
-                db.execute("DELETE FROM vectors WHERE vector >= ? AND vector < ?", (group << 32, group + 1 << 32))
-                dropped += db.changes()
-                db.execute("DELETE FROM holes WHERE grp = ?", (group,))
-                db.execute("DELETE FROM tokens WHERE row >= ? AND row < ?", (group << 40, group + 1 << 40))
-                # The number stays taken, so that files named after it are never another group's.
-                sql = "UPDATE groups SET model = ?, slots = 0, holes = 0 WHERE grp = ?"
-                db.execute(sql, (f"{uuid.uuid4()} dropped", group))
-            return dropped
-
-        return int(await self._writer.together(drop))
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        return int(await self._writer.together(lambda db: drop(db, model, limit)))
 
     async def realms(self) -> list[Scope]:
         sql = "SELECT tenant, space FROM realms ORDER BY tenant, space"
