@@ -561,17 +561,20 @@ class AsyncMemory:
             await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
             self._embedder = embedder
         store: Store = await asyncio.to_thread(open_backend, "stores", self._url)
-        if self._embedder:
-            vectors = Vectors(self._embedder)
-            self._followers = (vectors,)
-            try:
-                self._index = open_backend(
-                    "indexes", self.settings.index, store, vectors.model, self._embedder.dimension
-                )
-            except BaseException:
-                await store.close()
-                raise
-        await finish(store, self._index)
+        index: Index | None = None
+        try:
+            if self._embedder:
+                vectors = Vectors(self._embedder)
+                self._followers = (vectors,)
+                size = self._embedder.dimension
+                index = open_backend("indexes", self.settings.index, store, vectors.model, size)
+            await finish(store, index)
+        except BaseException:
+            if index:
+                await index.close()
+            await store.close()
+            raise
+        self._index = index
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:

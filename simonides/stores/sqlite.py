@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import words as language
-from ..errors import Conflict, Damaged, Full, Invalid, SimonidesError, Unavailable
+from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health
@@ -73,7 +73,7 @@ class SqliteStore:
             self.identity = _prepare(connection, path)
             if path is None:
                 connection.execute(INSTANCES)  # it is read from, too
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the connection must not stay open
             connection.close()
             raise _translated(error, path) from error
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
@@ -563,9 +563,7 @@ class SqliteStore:
             connection: apsw.Connection = self._mine.connection
             with connection:  # one snapshot for all its statements
                 return work(connection)
-        except SimonidesError:
-            raise
-        except BaseException as error:
+        except (apsw.Error, OSError) as error:
             raise _translated(error, self._path) from error
         raise AssertionError("the connection's `with` swallowed an error")
 
