@@ -25,6 +25,7 @@ from .arguments import Which, Whose, zone_of
 from .config import Settings, settings, store_url
 from .errors import Invalid, NotFound
 from .kinds import KINDS
+from .query import Place
 from .record import Record, Scope
 
 if TYPE_CHECKING:
@@ -277,6 +278,14 @@ def the_record(memory: Memory, id: str, asked: Asked) -> Record:
 
 def the_records(memory: Memory, ids: Sequence[str], asked: Asked) -> list[Record]:
     return list({record.id: record for record in (the_record(memory, id, asked) for id in ids)}.values())
+
+
+def the_place(memory: Memory, text: str, asked: Asked) -> Place | str:
+    """Return the place that was printed as this text, or the id that it is short for: what `find` goes on after."""
+    try:
+        return Place.read(text)
+    except Invalid:
+        return the_record(memory, text, asked).id
 
 
 def _abbreviates(short: str, id: str) -> bool:
