@@ -37,7 +37,7 @@ from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
-from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately, sizes
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -300,24 +300,20 @@ class SqliteStore:
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm, of_given=True)
-        sql = (
-            "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
-            f" WHERE {where}"
-        )
-        order, found, start, size = postings.leading(), list[tuple[int, int]](), 0, max(LEADING_MIN, LEADING * limit)
+        order, start, size = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
+        found, long = np.zeros(0, np.int64), np.zeros(0, np.int64)
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
-            found += _all(db, sql, (_listed(leading.tolist()), *values))
+            more = sizes(db, leading, where, values)
+            found, long = np.concatenate((found, more[0])), np.concatenate((long, more[1]))
             start, size = start + size, size * 8
-        if not found:
+        if not len(found):
             return {}
-        at = np.searchsorted(postings.rows, [row for row, _ in found])
-        sizes = np.array([size for _, size in found], np.float64) + HEADING
-        lengths = np.ones(len(postings.rows))
-        lengths[at] = sizes / sizes.mean()
-        scores = postings.scores(lengths)[at].tolist()
-        ranked = sorted(zip((row for row, _ in found), scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
-        return dict(ranked[:limit])
+        at, lengths = np.searchsorted(postings.rows, found), np.ones(len(postings.rows))
+        lengths[at] = (long + HEADING) / (long + HEADING).mean()
+        scores = postings.scores(lengths)[at]
+        first = np.lexsort((found, -scores))[:limit]
+        return dict(zip(found[first].tolist(), scores[first].tolist(), strict=True))
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""

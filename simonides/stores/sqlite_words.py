@@ -123,10 +123,23 @@ def said_lately(db: apsw.Connection, term: str, before: int, limit: int) -> Rows
     return _rows(db, sql, (f'"{term}"', before, limit))
 
 
+def sizes(db: apsw.Connection, rows: Rows, where: str, values: Sequence[Any]) -> tuple[Rows, Rows]:
+    """Return those of the rows that meet the condition on `records r`, and how many bytes the text of each has."""
+    sql = (
+        "SELECT group_concat(r.row), group_concat(octet_length(r.text))"
+        f" FROM json_each(?) j CROSS JOIN records r ON r.row = j.value WHERE {where}"
+    )
+    found, long = db.execute(sql, (f"[{','.join(map(str, rows.tolist()))}]", *values)).get
+    return _numbers(found), _numbers(long)
+
+
 def _rows(db: apsw.Connection, sql: str, values: tuple[str | int, ...]) -> Rows:
     """Return the numbers of the one text that the statement makes: a row each would cost three times as much."""
-    joined = _one(db, sql, values)
-    return np.fromstring(joined, np.int64, sep=",") if isinstance(joined, str) else np.zeros(0, np.int64)
+    return _numbers(_one(db, sql, values))
+
+
+def _numbers(joined: str | None) -> Rows:
+    return np.fromstring(joined, np.int64, sep=",") if joined is not None else np.zeros(0, np.int64)
 
 
 def _one(db: apsw.Connection, sql: str, values: tuple[str | int, ...] = ()) -> Any:
