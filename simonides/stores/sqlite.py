@@ -37,7 +37,7 @@ from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
-from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately, sizes
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -300,10 +300,14 @@ class SqliteStore:
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm, of_given=True)
-        order, start, size = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
-        found, long = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        order, start, first = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
+        found, long, mine, size = np.zeros(0, np.int64), np.zeros(0, np.int64), None, first
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
+            if start == first:  # few of them match: it is quicker to know whose they are than to ask of each
+                mine = next((owned(db, realm, *one, NARROW) for one in _whose(query).items()), None)
+            if mine is not None:
+                leading = leading[np.isin(leading, mine)]
             more = sizes(db, leading, where, values)
             found, long = np.concatenate((found, more[0])), np.concatenate((long, more[1]))
             start, size = start + size, size * 8
@@ -312,8 +316,8 @@ class SqliteStore:
         at, lengths = np.searchsorted(postings.rows, found), np.ones(len(postings.rows))
         lengths[at] = (long + HEADING) / (long + HEADING).mean()
         scores = postings.scores(lengths)[at]
-        first = np.lexsort((found, -scores))[:limit]
-        return dict(zip(found[first].tolist(), scores[first].tolist(), strict=True))
+        best = np.lexsort((found, -scores))[:limit]
+        return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""

@@ -114,6 +114,14 @@ def labelled(db: apsw.Connection, realm: int, label: str, limit: int) -> Rows | 
     return rows if len(rows) <= limit else None
 
 
+def owned(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limit: int) -> Rows | None:
+    """Return the rows that bear one of the names at that level; None where they are more than the limit."""
+    marks = ", ".join("?" * len(names))
+    sql = f"SELECT group_concat(row) FROM (SELECT row FROM records WHERE realm = ? AND {level} IN ({marks}) LIMIT ?)"
+    rows = _rows(db, sql, (realm, *names, limit + 1))
+    return rows if len(rows) <= limit else None
+
+
 def said_lately(db: apsw.Connection, term: str, before: int, limit: int) -> Rows:
     """Return the newest rows below that one that say the term, each once."""
     sql = (
