@@ -39,7 +39,7 @@ from .sqlite_upkeep import check, counts, make_words, rebuild
 from .sqlite_vectors import drop, empty
 from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
-from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -302,24 +302,24 @@ class SqliteStore:
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm, of_given=True)
-        sql = (
-            "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
-            f" WHERE {where}"
-        )
-        order, found, start, size = postings.leading(), list[tuple[int, int]](), 0, max(LEADING_MIN, LEADING * limit)
+        order, start, first = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
+        found, long, mine, size = np.zeros(0, np.int64), np.zeros(0, np.int64), None, first
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
-            found += _all(db, sql, (_listed(leading.tolist()), *values))
+            if start == first:  # few of them match: it is quicker to know whose they are than to ask of each
+                mine = next((owned(db, realm, *one, NARROW) for one in _whose(query).items()), None)
+            if mine is not None:
+                leading = leading[np.isin(leading, mine)]
+            more = sizes(db, leading, where, values)
+            found, long = np.concatenate((found, more[0])), np.concatenate((long, more[1]))
             start, size = start + size, size * 8
-        if not found:
+        if not len(found):
             return {}
-        at = np.searchsorted(postings.rows, [row for row, _ in found])
-        sizes = np.array([size for _, size in found], np.float64) + HEADING
-        lengths = np.ones(len(postings.rows))
-        lengths[at] = sizes / sizes.mean()
-        scores = postings.scores(lengths)[at].tolist()
-        ranked = sorted(zip((row for row, _ in found), scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
-        return dict(ranked[:limit])
+        at, lengths = np.searchsorted(postings.rows, found), np.ones(len(postings.rows))
+        lengths[at] = (long + HEADING) / (long + HEADING).mean()
+        scores = postings.scores(lengths)[at]
+        best = np.lexsort((found, -scores))[:limit]
+        return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
