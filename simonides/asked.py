@@ -25,6 +25,7 @@ from .arguments import Which, Whose, zone_of
 from .config import Settings, settings, store_url
 from .errors import Invalid, NotFound
 from .kinds import KINDS
+from .query import Place
 from .record import Record, Scope
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ Made = Callable[[Callable[..., Any]], "Command"]
 
 ABBREVIATED_MIN = 4  # characters of an id that are enough, where no other id has them
 PAGE = 10_000
-REMEMBER, CORRECT, ORGANISE, EXCHANGE, UPKEEP, SERVE = SECTIONS = (
-    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Upkeep", "Serve"),
+REMEMBER, CORRECT, ORGANISE, EXCHANGE, SERVE, UPKEEP = SECTIONS = (
+    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Serve", "Upkeep"),
 )
 
 
@@ -277,6 +278,14 @@ def the_record(memory: Memory, id: str, asked: Asked) -> Record:
 
 def the_records(memory: Memory, ids: Sequence[str], asked: Asked) -> list[Record]:
     return list({record.id: record for record in (the_record(memory, id, asked) for id in ids)}.values())
+
+
+def the_place(memory: Memory, text: str, asked: Asked) -> Place | str:
+    """Return the place that was printed as this text, or the id that it is short for: what `find` goes on after."""
+    try:
+        return Place.read(text)
+    except Invalid:
+        return the_record(memory, text, asked).id
 
 
 def _abbreviates(short: str, id: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import os
 import time
@@ -80,7 +81,7 @@ class Observer:
 
     def around(self, part: str, what: T) -> T:
         """Return the same store, index or embedder, its calls measured."""
-        return cast(T, _shape(type(what), part)(what, self))
+        return cast(T, _shape(cast(type, type(what)), part)(what, self))
 
     @contextlib.contextmanager
     def call(self, part: str, operation: str) -> Iterator[None]:
@@ -205,16 +206,16 @@ def _measured(part: str, name: str) -> Any:
 
 
 def provider(endpoint: str, exporter: Any = None) -> TracerProvider:
-    """Return what sends traces there over OTLP; shut it down in the end. Raise Unavailable where the extra is missing."""
+    """Return what sends traces there over OTLP; shut it down in the end. Unavailable where the extra is missing."""
     try:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         if exporter is None:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
 
-            exporter = OTLPSpanExporter(endpoint=endpoint)
+            exporter = module.OTLPSpanExporter(endpoint=endpoint)
     except ModuleNotFoundError as error:
         raise Unavailable(f"traces need {error.name}: install it with `pip install 'simonides[tracing]'`") from None
     made = TracerProvider(resource=Resource.create({"service.name": "simonides", "service.version": VERSION}))

@@ -20,6 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOGS = ("auto", "pretty", "json")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def told(field: dataclasses.Field[Any], value: Any) -> Any:
 
 def hide(text: str) -> str:
     """Return a text without the password of a URL in it."""
-    return re.sub(r"(?<=://)([^/@\s:]*):[^/\s]*@", rf"\1:{HIDDEN}@", text)
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------

@@ -70,13 +70,11 @@ class File:
 
     def line(self, table: str, name: str) -> int | None:
         """Return where a value is given, where this can be told."""
-        inside = ""
+        inside, dotted = "", rf"\s*{table}\s*\.\s*{name}\s*="
         for number, line in enumerate(self.text.splitlines(), 1):
             if header := re.match(r"\s*\[\s*([\w.\"' -]+?)\s*\]", line):
                 inside = header[1]
-            elif inside == table and re.match(rf"\s*{name}\s*=", line):
-                return number
-            elif table and not inside and re.match(rf"\s*{table}\s*\.\s*{name}\s*=", line):
+            elif (inside == table and re.match(rf"\s*{name}\s*=", line)) or (not inside and re.match(dotted, line)):
                 return number
         return None
 
@@ -102,19 +100,24 @@ def written(file: File, table: str, name: str, value: Any) -> str:
         dotted = re.match(r"\s*[\w.]+\s*\.", lines[number - 1].partition("=")[0])
         lines[number - 1 : number] = [(dotted[0] if dotted else "") + each for each in line]
     elif line:
-        headers = [at for at, text in enumerate(lines) if re.match(r"\s*\[", text)]
-        own = [at for at in headers if re.match(rf"\s*\[\s*{table}\s*\]", lines[at])] if table else [-1]
-        if own:
-            after = next((at for at in headers if at > own[0]), len(lines))
-            while after - 1 > own[0] and not lines[after - 1].strip():
-                after -= 1
-            lines[after:after] = line
-        else:
-            lines += [*([""] if lines else []), f"[{table}]", *line]
+        lines = _added(lines, table, line[0], dotted=table in file.top)
     made = "".join(f"{each}\n" for each in lines)
-    if _parsed(made) != _with(file.top, table, name, value):
+    if _parsed(made) not in _wanted(file.top, table, name, value):
         raise Invalid(f"{file.path} is written in a way that this command cannot change: edit {name} in it by hand")
     return made
+
+
+def _added(lines: list[str], table: str, line: str, *, dotted: bool) -> list[str]:
+    """Return the lines with this one at the end of the table; where it has no header, with one or as `table.name`."""
+    headers = [at for at, text in enumerate(lines) if re.match(r"\s*\[", text)]
+    own = [at for at in headers if re.match(rf"\s*\[\s*{table}\s*\]", lines[at])] if table else [-1]
+    if not own and not dotted:
+        return [*lines, *([""] if lines else []), f"[{table}]", line]
+    first = own[0] if own else -1
+    end = next((at for at in headers if at > first), len(lines))
+    while end - 1 > first and not lines[end - 1].strip():
+        end -= 1
+    return [*lines[:end], line if own else f"{table}.{line}", *lines[end:]]
 
 
 def _toml(value: Any) -> str:
@@ -128,12 +131,13 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _with(top: Mapping[str, Any], table: str, name: str, value: Any) -> dict[str, Any]:
+def _wanted(top: Mapping[str, Any], table: str, name: str, value: Any) -> list[dict[str, Any]]:
+    """Return what the file may say then: of a table that has nothing left, it may not speak at all."""
     inside = {**(top.get(table, {}) if table else top), name: list(value) if isinstance(value, tuple) else value}
     if value == "":
         del inside[name]
-    there = not table or table in top or value != ""
-    return inside if not table else {**top, table: inside} if there else dict(top)
+    without = {other: each for other, each in top.items() if other != table}
+    return [inside] if not table else [{**top, table: inside}, *([] if inside else [without])]
 
 
 # -- one value ---------------------------------------------------------------------------------------------------

@@ -148,6 +148,7 @@ async def test_where_no_directory_is_a_key_is_wrong(secret: str) -> None:
 async def test_without_a_key_one_is_local_only_where_none_is_asked_for(gate: Gate, directory: MemoryDirectory) -> None:
     error = await refused(gate, {"accept": "*/*"})
     assert isinstance(error, Unauthorized) and "simonides keys create" in str(error)
+    assert "no key in the header" in str(await refused(gate, bearer("")))
     assert await Gate(directory, require=False).enter({"accept": "*/*"}, HERE) is LOCAL
 
 
@@ -198,6 +199,13 @@ async def test_a_known_key_that_is_revoked_is_refused_from_a_barred_address_too(
         await refused(gate, bearer(WRONG))
     await directory.revoke(principal.name, clock.now())
     assert isinstance(await refused(gate, bearer(secret)), Unauthorized)
+
+
+async def test_one_machine_may_not_try_from_each_of_its_addresses(gate: Gate) -> None:
+    for n in range(FAILURES_MAX):
+        assert isinstance(await refused(gate, bearer(WRONG), f"2001:db8::{n}"), Unauthorized)
+    assert isinstance(await refused(gate, bearer(WRONG), "2001:db8::ffff"), Limited)
+    assert isinstance(await refused(gate, bearer(WRONG), "2001:db8:0:1::"), Unauthorized)
 
 
 async def test_no_key_and_a_key_that_ended_are_no_attempts(

@@ -15,36 +15,28 @@ class Watch:
     """One pair of eyes on the log for everybody who waits: it looks while somebody does."""
 
     def __init__(self) -> None:
-        self._place, self._ended = -1, False
+        self._place = -1
         self._moved = asyncio.Condition()
         self._waiting = 0
         self._looking: asyncio.Task[None] | None = None
 
     async def moves(self, memory: AsyncMemory, place: int) -> AsyncGenerator[int]:
-        """Yield at once where the log goes beyond that place, and then whenever it has grown, until `end`."""
+        """Yield at once where the log goes beyond that place, and then whenever it has grown."""
         self._waiting += 1
         try:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(memory))
             while True:
                 async with self._moved:
-                    while self._place <= place and not self._ended:
+                    while self._place <= place:
                         await self._moved.wait()
-                    if self._ended:
-                        return
                     place = self._place
                 yield place
         finally:
             self._waiting -= 1
 
-    async def end(self) -> None:
-        """Let those who wait go, and whoever comes afterwards: the server is about to stop."""
-        async with self._moved:
-            self._ended = True
-            self._moved.notify_all()
-
     async def _look(self, memory: AsyncMemory) -> None:
-        while self._waiting and not self._ended:
+        while self._waiting:
             try:
                 place = (await memory.position()).written
             except SimonidesError:

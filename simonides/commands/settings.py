@@ -16,6 +16,7 @@ from .. import config as configuration
 from .. import shown, terminal
 from ..arguments import levels_of, named, zone_of
 from ..asked import UPKEEP, Asked, Group
+from ..clients import replace
 from ..errors import Invalid, NotFound, SimonidesError
 from ..serving import Serving, about, told
 from ..sources import FILE, Given, read_file, value_of, written
@@ -76,9 +77,10 @@ def set_(asked: Asked, name: str, value: str) -> None:
     table, field = _setting_named(name)
     path = configuration.settings_file()
     if name.endswith(FILE):
-        _write(path, table, field.name + FILE, value)
+        made = written(read_file(path), table, field.name + FILE, value)
     else:
-        _write(path, table, field.name, _checked(table, field, value) if value else "")
+        made = written(read_file(path), table, field.name, _checked(table, field, value) if value else "")
+    replace(path, made)
     terminal.say_json({"name": name, "value": value, "path": str(path)}) if asked.json else None
     remark(asked, *([] if asked.json else [f"written to {path}"]))
 
@@ -113,15 +115,6 @@ def _check_name(name: str, value: str) -> None:
         zone_of(value)
     if name == "require":
         levels_of(value.split(","))
-
-
-def _write(path: Path, table: str, name: str, value: Any) -> None:
-    """Write a setting in its place in the file, whose other lines stay as they are, comments too."""
-    made = written(read_file(path), table, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(made, "utf-8")
-    partial.replace(path)
 
 
 @config.command("check", example="simonides config check\nsimonides config check ./config.toml --json")
@@ -196,7 +189,9 @@ def _unreadable(url: str) -> Iterator[str]:
     if scheme != "sqlite" or rest == ":memory:":
         return
     place = path if path.exists() else next(each for each in path.absolute().parents if each.exists())
-    if not os.access(place, os.R_OK | os.W_OK):
+    if place.is_dir() == path.exists():
+        yield f"store: {place} is {'a folder' if path.exists() else 'no folder'}"
+    elif not os.access(place, os.R_OK | os.W_OK):
         yield f"store: {place} cannot be read and written"
 
 

@@ -7,6 +7,7 @@
     Origins     only pages of these origins; where no key is asked for, others may not even send
     Compressed  gzip, brotli, zstd, as the client likes
     Bodies      no more than is allowed, in no more time than is allowed
+    Endless     streams of events end when the server does
 
 What needs no key is inside of all of it. Settings are read at each request where a running server takes new ones.
 """
@@ -14,6 +15,7 @@ What needs no key is inside of all of it. Settings are read at each request wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
@@ -81,9 +83,11 @@ class Watch(Protocol):
     def ended(self, begun: Any, seen: Seen) -> None: ...
 
 
-def around(app: ASGIApp, serving: Callable[[], Serving], watch: Watch | None = None) -> ASGIApp:
-    """Return the application with all the care around it."""
-    made: ASGIApp = Bodies(app, serving)
+def around(
+    app: ASGIApp, serving: Callable[[], Serving], watch: Watch | None = None, closing: asyncio.Event | None = None
+) -> ASGIApp:
+    """Return the application with all the care around it. `closing` is set when the server is about to stop."""
+    made: ASGIApp = Bodies(Endless(app, closing) if closing else app, serving)
     made = CompressMiddleware(made)
     made = Origins(made, serving)
     made = Hosts(made, serving())
@@ -337,12 +341,51 @@ class Bodies:
                 begun = True
                 await send(message)
 
-        try:
+        with contextlib.suppress(_Refused):
             await self._app(scope, receiving, sending)
-        except _Refused:
-            pass
         if refused and not begun:
             await _problem(refused[0])(scope, receive, send)
+
+
+class Endless:
+    """Ends what has no end of its own when the server is about to stop: streams of events that were asked for by GET.
+    Streams that answer something (by POST) have an end, and are waited for.
+    """
+
+    def __init__(self, app: ASGIApp, closing: asyncio.Event) -> None:
+        self._app, self._closing = app, closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        request, watching, ended = asyncio.current_task(), None, False
+        assert request is not None
+
+        async def sending(message: Message) -> None:
+            nonlocal watching, ended
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+                if kind.startswith("text/event-stream"):
+                    watching = asyncio.create_task(self._cancel(request))
+            else:
+                ended = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if not watching or not watching.done() or request.uncancel():
+                raise
+            if not ended:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            if watching:
+                watching.cancel()
+
+    async def _cancel(self, request: asyncio.Task[object]) -> None:
+        await self._closing.wait()
+        request.cancel()
 
 
 def _too_large(serving: Serving) -> _Refused:

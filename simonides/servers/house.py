@@ -59,14 +59,13 @@ class House:
         logs.take_level(self.serving)
         return taken, restart
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Let what has no end of its own (streams of events) end."""
         self.made.state.closing.set()
-        await self.desk.watch.end()
 
     async def end(self) -> None:
         """Wait for what is still under way."""
-        await self.stop()
+        self.stop()
         await self.desk.tasks.ended()
         for ended in self.made.state.at_end:
             await ended()
@@ -94,6 +93,7 @@ async def opened(
         parts.push_async_callback(house.gate.close)
         parts.push_async_callback(house.end)
         await ready
+        await parts.enter_async_context(house.made.router.lifespan_context(house.made))
         yield house
 
 
@@ -102,7 +102,7 @@ def built(desk: Desk, observer: Observer | None = None) -> House:
     serving = desk.serving
     gate = Gate(desk.directory, require=serving.keys_asked, rate=serving.rate, failures_max=serving.failures_max)
     made = app(desk, gate, more=[*doors(), _openai, *([_metrics(observer)] if observer and serving.metrics else [])])
-    return House(desk, gate, made, care.around(made, lambda: desk.serving, observer))
+    return House(desk, gate, made, care.around(made, lambda: desk.serving, observer, made.state.closing))
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------

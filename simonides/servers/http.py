@@ -89,7 +89,7 @@ class _App(FastAPI):
                 "key": {"type": "http", "scheme": "bearer", "description": "A key: `simonides keys create` makes one."},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
             }
-            anybody = [] if self.state.desk.serving.keys_asked else [{}]
+            anybody: list[dict[str, list[str]]] = [] if self.state.desk.serving.keys_asked else [{}]
             schema["security"] = [*anybody, {"key": []}, {"header": []}]
             for path in OPEN & schema["paths"].keys():
                 for operation in schema["paths"][path].values():

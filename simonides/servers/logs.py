@@ -1,4 +1,4 @@
-"""The log of a server: one line an event on stderr, for people or as JSON. No secret and nothing remembered is in it."""
+"""The log of a server: a line an event on stderr, for people or as JSON. No secret and nothing remembered is in it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What Prometheus reads, at /metrics. Whoever may come in may know how the server does; how much is in the whole store is
-told only to whoever runs it.
+"""What Prometheus reads, at /metrics. Whoever may come in may know how the server does; how much is in the whole store
+is told only to whoever runs it.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("stopping: what is under way has %g s to end", self._house.serving.drain_seconds)
-        await self._house.stop()
+        self._house.stop()
         await super().shutdown(sockets)
 
 
