@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,14 @@ from simonides.serving import Serving
 T = TypeVar("T")
 
 PATIENCE_S = 60  # for a machine that has much else to do
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    patience = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < patience, "it never came to be"
+        time.sleep(0.05)
 
 
 @dataclass

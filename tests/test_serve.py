@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from serving import PATIENCE_S, Child, child, served
+from serving import PATIENCE_S, Child, child, served, until
 
 from simonides import Memory
 from simonides.cli import main
@@ -142,14 +142,6 @@ def test_keys_are_asked_for_on_this_machine_where_somebody_wants_it(home: Path) 
 
 
 # -- new settings -------------------------------------------------------------------------------------------------
-
-
-def until(what: Any) -> None:
-    """Wait until it is so."""
-    patience = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < patience, "it never came to be"
-        time.sleep(0.05)
 
 
 def limit(server: Child) -> str | None:

@@ -27,14 +27,16 @@ BACKLOG = 2048
 NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics"}
 WATCH_S = 2.0  # between two looks at the files with the settings
 
+Stamps = dict[str, tuple[int, int] | None]  # of each file, what tells that it is another than before
+
 log = logging.getLogger(__name__)
 
 
 def serve(store: str | None, flags: Mapping[str, Any], *, as_json: bool = False, **given: str | None) -> None:
     """Serve until a signal says to stop. `flags` are the settings given by hand, the rest says which memory."""
-    serving = config.serving(flags)
+    seen, serving = _stamps(flags), config.serving(flags)
     with logs.logged(serving), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(store, serving, flags, as_json, **given))
+        runner.run(_serve(store, serving, flags, seen, as_json, **given))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -46,7 +48,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    store: str | None, serving: Serving, flags: Mapping[str, Any], as_json: bool, **given: str | None
+    store: str | None, serving: Serving, flags: Mapping[str, Any], seen: Stamps, as_json: bool, **given: str | None
 ) -> None:
     sockets = bound(serving.host, serving.port)
     try:
@@ -54,7 +56,7 @@ async def _serve(
             await _check_keys(house)
             server = Server(house, lambda: _tell(house, _url(serving.host, sockets), as_json))
             with _signals(server, lambda: reload(house, flags)):
-                async with _watching(house, flags):
+                async with _watching(house, flags, seen):
                     await server.serve(sockets)
     finally:
         for each in sockets:
@@ -180,15 +182,15 @@ def _tell(house: House, url: str, as_json: bool) -> None:
     """Say where it is, and whether keys are asked: to people as a text, to a log that is JSON as a line of it."""
     asked, store = house.serving.keys_asked, hide(house.desk.memory.settings.store_url)
     doors = {door: f"{url}{path}" for door, path in _doors(house).items()}
-    if as_json:
-        terminal.say_json({"url": url, **doors, "keys": asked, "store": store})
     if logs.as_json(house.serving, sys.stderr):
         log.info("ready", extra={"doors": doors, "keys": asked})
-        return
-    keys = "asked of everybody" if asked else "none asked: whoever is on this machine may do everything"
-    terminal.tell(f"Simonides {VERSION} is ready. Ctrl+C stops it.")
-    for name, value in [*((NAMES[door], where) for door, where in doors.items()), ("Keys", keys), ("Memory", store)]:
-        terminal.tell(f"  {name:<8} {value}")
+    else:
+        keys = "asked of everybody" if asked else "none asked: whoever is on this machine may do everything"
+        rows = [*((NAMES[door], where) for door, where in doors.items()), ("Keys", keys), ("Memory", store)]
+        told = "\n".join(f"  {name:<8} {value}" for name, value in rows)
+        terminal.tell(f"Simonides {VERSION} is ready. Ctrl+C stops it.\n{told}")
+    if as_json:
+        terminal.say_json({"url": url, **doors, "keys": asked, "store": store})
 
 
 def _doors(house: House) -> dict[str, str]:
@@ -225,8 +227,8 @@ def _signals(server: Server, reloaded: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _watching(house: House, flags: Mapping[str, Any]) -> AsyncIterator[None]:
-    watching = asyncio.create_task(_watch(house, flags))
+async def _watching(house: House, flags: Mapping[str, Any], seen: Stamps) -> AsyncIterator[None]:
+    watching = asyncio.create_task(_watch(house, flags, seen))
     try:
         yield
     finally:
@@ -235,9 +237,8 @@ async def _watching(house: House, flags: Mapping[str, Any]) -> AsyncIterator[Non
             await watching
 
 
-async def _watch(house: House, flags: Mapping[str, Any]) -> None:
+async def _watch(house: House, flags: Mapping[str, Any], seen: Stamps) -> None:
     """Read the settings again when a file changes that they come from."""
-    seen = _stamps(flags)
     while True:
         await asyncio.sleep(WATCH_S)
         if (found := _stamps(flags)) != seen:
@@ -245,9 +246,7 @@ async def _watch(house: House, flags: Mapping[str, Any]) -> None:
             reload(house, flags)
 
 
-def _stamps(flags: Mapping[str, Any]) -> dict[str, tuple[int, int] | None]:
-    """Return what tells that a file is another than before."""
-
+def _stamps(flags: Mapping[str, Any]) -> Stamps:
     def stamp(path: Any) -> tuple[int, int] | None:
         try:
             found = path.stat()
