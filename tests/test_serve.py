@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from serving import PATIENCE_S, Child, child, served, until
 
 from simonides import Memory
@@ -110,6 +113,19 @@ def test_what_is_not_needed_to_be_ready_is_imported_later(home: Path) -> None:
         "asyncio.run(main())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed here")
+def test_the_examples_of_the_guide_run(home: Path) -> None:
+    guide = (ROOT / "docs" / "operate" / "serve.md").read_text("utf-8")
+    examples = re.findall("^curl .*$", guide, re.MULTILINE)
+    assert len(examples) == 3
+    with served() as server:
+        for example in examples:
+            command = example.replace("http://127.0.0.1:40020", server.url).replace("curl ", "curl --fail ", 1)
+            ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S)
+            assert ran.returncode == 0, f"{example}: {ran.stderr}"
+            assert json.loads(ran.stdout)
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------
