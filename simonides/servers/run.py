@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import importlib.util
 import logging
 import signal
@@ -54,6 +55,8 @@ async def _serve(
     try:
         async with opened(store, serving, **given) as house:
             await _check_keys(house)
+            gc.freeze()  # what is there now stays: it is not looked through again and again
+            gc.enable()
             server = Server(house, lambda: _tell(house, _url(serving.host, sockets), as_json))
             with _signals(server, lambda: reload(house, flags)):
                 async with _watching(house, flags, seen):
