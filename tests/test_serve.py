@@ -283,6 +283,7 @@ async def test_a_request_under_way_is_answered_and_a_stream_without_end_is_ended
                     await client.get(f"{server.url}/health/live")
                 except httpx.HTTPError:
                     break  # nobody new is let in
+        await asyncio.sleep(0.5)  # the request takes its time
         writer.write(body[5:])
         answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 202")), answer
