@@ -53,6 +53,7 @@ TALK = (
     ("Bo", "I would rather walk over the bridge."),
     ("Ana", "The bridge is closed until 14 June."),
 )
+LATE = {"late", "late_around", "session_late"}
 QUESTIONS = (
     "where does the old ferry lie?",
     "who is the captain?",
