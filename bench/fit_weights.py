@@ -227,9 +227,13 @@ def learned(asked: Asked) -> bool:
 
 
 def fit(seen: Iterable[Seen], names: Sequence[str]) -> Array:
-    """Return the weights of at least 0 under which the right candidates are the likeliest of their question."""
-    columns = [NAMES.index(name) for name in names]
+    """Return the weights of at least 0 under which the right candidates are the likeliest of their question; the least
+    there may be, where nothing can be learned.
+    """
+    columns, lows = [NAMES.index(name) for name in names], [LEAST.get(name, 0.0) for name in names]
     mine = [each for each in seen if learned(each.asked)]
+    if not mine:
+        return np.array(lows)
     asked = [each.asked for each in mine]
     values = np.concatenate([each.values.signals[:, columns] for each in mine])
     sizes = np.array([len(each.right) for each in asked])
@@ -245,7 +249,7 @@ def fit(seen: Iterable[Seen], names: Sequence[str]) -> Array:
         cost = -float(wanted @ (sums - whole)) / len(asked) + SHRINK * float(((guess * spread) ** 2).sum())
         return cost, values.T @ (chances - wanted) / len(asked) + 2 * SHRINK * guess * spread**2
 
-    return least(loss, [LEAST.get(name, 0.0) for name in names])
+    return least(loss, lows)
 
 
 def left_out(seen: Sequence[Seen], names: Sequence[str]) -> list[Array]:
