@@ -23,6 +23,7 @@ from starlette.types import Scope as Asked
 
 from ..access import Permit, Principal
 from ..arguments import zone_of
+from ..calls import Calls
 from ..errors import Conflict, Invalid, SimonidesError
 from ..memory import AsyncMemory
 from ..query import within
@@ -109,6 +110,7 @@ class Proxy:
     def __init__(self, memory: AsyncMemory, gate: Gate, serving: Callable[[], Serving]) -> None:
         self._memory, self._gate, self._serving = memory, gate, serving
         self._upstream = Upstream()
+        self._calls = Calls()
         self._keeping = set[asyncio.Task[None]]()
         self._sessions = OrderedDict[str, str]()  # of answers that the upstream keeps (Responses)
 
@@ -116,27 +118,29 @@ class Proxy:
         return [Route("/v1/{path:path}", self, methods=[*METHODS, *REFUSED], include_in_schema=False)]
 
     async def drain(self) -> None:
-        """Wait until every turn that was answered is remembered, and close the connections to the upstream."""
+        """Wait until the calls under way have ended and their turns are remembered, then let go of the upstream."""
+        await self._calls.ended()
         while self._keeping:
             await asyncio.wait(set(self._keeping))
         await self._upstream.close()
 
     async def __call__(self, scope: Asked, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        try:
-            call, turn = await self._received(request)
-        except ClientDisconnect:
-            return
-        except SimonidesError as error:
-            await problem(error)(scope, receive, send)
-            return
-        try:
-            await while_there(receive, self._passed_on(call, turn, request, send))
-        finally:
-            if turn and turn.answer.begun and Permit.WRITE in turn.wish.does:
-                task = asyncio.create_task(self._keep(turn))
-                self._keeping.add(task)
-                task.add_done_callback(self._keeping.discard)
+        with self._calls:
+            try:
+                call, turn = await self._received(request)
+            except ClientDisconnect:
+                return
+            except SimonidesError as error:
+                await problem(error)(scope, receive, send)
+                return
+            try:
+                await while_there(receive, self._passed_on(call, turn, request, send))
+            finally:
+                if turn and turn.answer.begun and Permit.WRITE in turn.wish.does:
+                    task = asyncio.create_task(self._keep(turn))
+                    self._keeping.add(task)
+                    task.add_done_callback(self._keeping.discard)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
