@@ -476,11 +476,8 @@ async def test_when_the_client_goes_the_upstream_is_told(place: Place, stream: b
 
 
 async def test_an_answer_that_breaks_off_is_not_passed_off_as_whole(place: Place) -> None:
-    with pytest.raises((openai.APIError, httpx.HTTPError, Exception)) as broken:
-        answer = await place.ask(model="breaks", stream=True)
-        async for _ in answer:
-            pass
-    assert "Protocol" in type(broken.value).__name__ or isinstance(broken.value, openai.APIError)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await place.post({"model": "breaks", "messages": ASK, "stream": True})
     assert await place.kept() == [("user", QUESTION)]
 
 
@@ -541,7 +538,7 @@ async def test_no_path_leads_out_of_the_upstream(place: Place) -> None:
     host, port = place.url.removeprefix("http://").split(":")
     for path in (
         "/v1/../admin", "/v1/models/../../admin", "/v1/%2e%2e/admin", "/v1/%252e%252e/admin", "/v1/a/%2E./b",
-        "/v1/..%5cadmin", "/v1//admin", "/v1/a%00b", "/v1/./a", "/v1/a%0d%0aX:y", "/v1/..;/..%2f..",
+        "/v1/..%5cadmin", "/v1//admin", "/v1/a%00b", "/v1/./a", "/v1/a%0d%0aX:y", "/v1/a/..%2f..", "/v1/",
     ):  # fmt: skip
         reader, writer = await asyncio.open_connection(host, int(port))  # a client would tidy the path
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -552,14 +549,13 @@ async def test_no_path_leads_out_of_the_upstream(place: Place) -> None:
 
 
 async def test_only_the_methods_of_the_api_are_passed_on(place: Place) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for method in ("PUT", "PATCH"):
-            answer = await client.request(method, f"{place.url}/v1/models")
-            assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_allowed"
-            assert "GET" in answer.headers["allow"]
-        assert place.upstream.seen == []
-        for method in ("GET", "HEAD", "DELETE"):
-            assert (await client.request(method, f"{place.url}/v1/models/m")).status_code == 200
+    for method in ("PUT", "PATCH"):
+        answer = await place.http.request(method, f"{place.url}/v1/models")
+        assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_allowed"
+        assert "GET" in answer.headers["allow"]
+    assert place.upstream.seen == []
+    for method in ("GET", "HEAD", "DELETE"):
+        assert (await place.http.request(method, f"{place.url}/v1/models/m")).status_code == 200
     assert [seen.method for seen in place.upstream.seen] == ["GET", "HEAD", "DELETE"]
 
 
@@ -568,8 +564,7 @@ async def test_no_key_of_ours_goes_upstream(place: Place) -> None:
     extra = {"Cookie": "a=1", "X-Forwarded-For": "10.0.0.1", "OpenAI-Project": "p", "Keep-Alive": "1", "X-Odd": "1"}
     for path in ("chat/completions", "embeddings"):
         body = {"model": "m", "messages": ASK}
-        r = await place.post(body, path, Authorization="Bearer sim_secret", Connection="close, X-Odd", **extra)
-        print(r.status_code, r.text)
+        await place.post(body, path, Authorization="Bearer sim_secret", Connection="close, X-Odd", **extra)
         headers = place.upstream.seen[-1].headers
         assert "sim_secret" not in str(headers) and "authorization" not in headers
         assert headers["openai-project"] == "p"
@@ -588,16 +583,25 @@ async def test_a_shared_account_shows_nobody_what_others_keep_there(place: Place
         "sim_user": Principal(name="u", user="ana", permits=READ_WRITE),
         "sim_admin": Principal(name="a", permits=Permit.ADMIN),
     }
+    there = (
+        "GET files",
+        "GET responses/resp_1",
+        "GET chat/completions",
+        "DELETE models/m",
+        "POST files",
+        "POST batches",
+    )
+    fine = ("GET models", "GET models/a/b", "POST embeddings", "POST completions", "POST images/generations")
+
+    async def status(call: str, key: str) -> int:
+        method, path = call.split()
+        return (await place.http.request(method, f"{place.url}/v1/{path}", headers={"X-API-Key": key})).status_code
+
+    assert [await status(call, "sim_user") for call in (*there, *fine)] == [200] * 11  # it is their own account
     place.told = dataclasses.replace(place.told, upstream_key="sk-house")
-    async with httpx.AsyncClient(base_url=f"{place.url}/v1/", trust_env=False) as client:
-        for path in ("files", "responses/resp_1", "chat/completions", "models/../files"):
-            for key, status in (("sim_user", 403), ("sim_admin", 200)):
-                answer = await client.get(path, headers={"X-API-Key": key})
-                assert answer.status_code == (status if ".." not in path else 403 if key == "sim_user" else 404) or (
-                    ".." in path
-                )
-        assert (await client.get("models", headers={"X-API-Key": "sim_user"})).status_code == 200
-        assert (await client.post("embeddings", headers={"X-API-Key": "sim_user"})).status_code == 200
+    assert [await status(call, "sim_user") for call in there] == [403] * 6
+    assert [await status(call, "sim_user") for call in fine] == [200] * 5
+    assert [await status(call, "sim_admin") for call in there] == [200] * 6
 
 
 async def test_what_is_no_request_is_refused_in_their_own_shape(place: Place) -> None:
@@ -691,7 +695,7 @@ BODIES = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(body=BODIES | ODD, path=st.sampled_from(["chat/completions", "responses"]))
 async def test_no_shape_of_a_request_breaks_the_proxy(place: Place, body: Any, path: str) -> None:

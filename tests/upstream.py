@@ -178,7 +178,7 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """Serve an application on a free port of this machine, and yield where it is."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="critical")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="critical", proxy_headers=False)
     server = _Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
