@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import re
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -407,6 +409,18 @@ async def test_a_turn_with_tools_is_remembered_as_what_was_said(place: Place) ->
         assert kept == [("user", QUESTION), ("assistant", place.upstream.says)]
 
 
+async def test_a_question_is_remembered_when_it_is_asked_not_with_each_call_of_a_tool(place: Place) -> None:
+    """Though the client drops its oldest messages on the way, so that the history is another each time."""
+    headers = {"X-Simonides-User": "ana", "X-Simonides-Session": "s", "X-Simonides-Memory": "write"}
+    older = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    given = {"role": "tool", "tool_call_id": "c", "content": "sunny"}
+    await place.ask([*older, *ASK], model="tools", headers=headers)
+    await place.ask([*ASK, called, given], model="tools", headers=headers)
+    assert await place.kept() == [("user", QUESTION), ("assistant", place.upstream.says)]
+
+
 async def test_nothing_is_lost_when_the_server_stops(place: Place) -> None:
     async def one(number: int) -> None:
         await place.post({"model": "m", "messages": [{"role": "user", "content": f"Question {number}"}]})
@@ -414,6 +428,36 @@ async def test_nothing_is_lost_when_the_server_stops(place: Place) -> None:
     await asyncio.gather(*(one(number) for number in range(40)))
     await place.proxy.drain()
     assert await place.memory.count(kinds="message") == 80
+
+
+class Slow(AsyncMemory):
+    """A memory that writes when it is told to."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.go = asyncio.Event()
+
+    async def remember(self, *content: Any, **said: Any) -> Any:
+        await self.go.wait()
+        return await super().remember(*content, **said)
+
+
+async def test_an_answer_does_not_wait_to_be_remembered_but_the_next_question_does(place: Place) -> None:
+    async with Slow(":memory:", embedder="hashing:", settled=False) as memory:
+        place.memory, place.proxy = memory, Proxy(memory, place.keys, lambda: place.told)
+        async with served(Starlette(routes=place.proxy.routes())) as place.url:
+            await place.ask([{"role": "user", "content": "My ferry leaves from Cacilhas"}])
+            second = asyncio.create_task(place.ask())
+            await place.ask(headers={"X-Simonides-User": "bo"})  # whom it does not concern
+            draining = asyncio.create_task(place.proxy.drain())
+            await place.ask(headers={"X-Simonides-User": "bo", "X-Simonides-Memory": "off"})
+            assert len(place.upstream.seen) == 3 and not second.done() and not draining.done()
+            place.upstream.says = "At nine."
+            memory.go.set()
+            await second
+            assert "Cacilhas" in place.context()
+            await draining
+            assert await memory.count(kinds="message", user="ana") == 4
 
 
 async def test_a_failing_memory_never_breaks_a_chat(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -619,6 +663,33 @@ async def test_what_is_no_request_is_refused_in_their_own_shape(place: Place) ->
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert (await place.post(b"{}", content_encoding="gzip")).status_code == 400
     assert place.upstream.seen == []
+
+
+# -- what the guide shows ---------------------------------------------------------------------------------------------
+
+
+async def test_the_guide_does_what_it_says(place: Place) -> None:
+    guide = Path(__file__).parents[1] / "docs" / "guides" / "proxy.md"
+    shown = guide.read_text("utf-8").replace("http://127.0.0.1:40020", place.url)
+    [code] = re.findall(r"^```python no-run\n(.*?)^```", shown, re.DOTALL | re.MULTILINE)
+    [curl] = [block for block in re.findall(r"^```sh\n(.*?)^```", shown, re.DOTALL | re.MULTILINE) if "curl" in block]
+    place.upstream.says = "Tapas, without cashews."
+
+    def run() -> str:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, str(guide), "exec"), namespace)
+        return printed.getvalue()
+
+    namespace: dict[str, Any] = {}
+    assert await asyncio.to_thread(run) == "Tapas, without cashews.\n"
+    namespace["client"].close()
+    assert len(place.upstream.seen) == 2 and "allergic to cashews" in place.context()
+    if shutil.which("curl"):
+        ran = await asyncio.create_subprocess_shell(curl, stdout=asyncio.subprocess.PIPE)
+        said, _ = await ran.communicate()
+        assert b"x-simonides-context-count: " in said and b"Tapas, without cashews." in said
+        assert place.upstream.seen[-1].headers["authorization"] == "Bearer the-key-of-your-model"
 
 
 # -- responses -------------------------------------------------------------------------------------------------------

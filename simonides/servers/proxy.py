@@ -111,7 +111,7 @@ class Proxy:
         self._memory, self._gate, self._serving = memory, gate, serving
         self._upstream = Upstream()
         self._calls = Calls()
-        self._keeping = set[asyncio.Task[None]]()
+        self._keeping = dict[asyncio.Task[None], Scope]()  # whose turns are not remembered yet
         self._sessions = OrderedDict[str, str]()  # of answers that the upstream keeps (Responses)
 
     def routes(self) -> list[Route]:
@@ -139,8 +139,8 @@ class Proxy:
             finally:
                 if turn and turn.answer.begun and Permit.WRITE in turn.wish.does:
                     task = asyncio.create_task(self._keep(turn))
-                    self._keeping.add(task)
-                    task.add_done_callback(self._keeping.discard)
+                    self._keeping[task] = turn.wish.scope
+                    task.add_done_callback(self._keeping.pop)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -195,10 +195,19 @@ class Proxy:
             return Context("", 0, ())
         try:
             async with asyncio.timeout(RECALL_SECONDS):
+                await self._kept(turn.wish.scope)
                 return await recalled(self._memory, turn.talk, turn.wish, turn.ids)
         except Exception as error:  # whatever it is: somebody waits for an answer
             _log.warning("a chat went on without its memory: %s", kind(error))
             return Context("", 0, (), (f"the memory did not answer ({kind(error)}): no context",))
+
+    async def _kept(self, scope: Scope) -> None:
+        """Wait until what this user said before is remembered."""
+        before = {
+            task for task, other in self._keeping.items() if (other.realm, other.user) == (scope.realm, scope.user)
+        }
+        if before:
+            await asyncio.wait(before)
 
     # -- what is passed on ---------------------------------------------------------------------------------------
 
