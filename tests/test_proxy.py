@@ -86,7 +86,7 @@ class Place:
             asked = {"model": "m", "messages": messages, **more}
             return await client.chat.completions.create(**asked, extra_headers=headers or {"X-Simonides-User": "ana"})
 
-    async def post(self, body: bytes | Any, path: str = "chat/completions", **headers: str) -> httpx.Response:
+    async def post(self, body: bytes | Any, path: str = "chat/completions", **headers: str | bytes) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {"content-type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
         return await self.http.post(f"{self.url}/v1/{path}", content=content, headers=named)
@@ -181,7 +181,7 @@ async def test_a_context_keeps_its_budget(place: Place) -> None:
 
 async def test_what_the_client_sends_anyway_takes_no_room(place: Place) -> None:
     await place.memory.remember(FERRY, user="ana")
-    await place.ask([{"role": "user", "content": f"{FERRY}!"}, {"role": "assistant", "content": "Noted."}, *ASK])
+    await place.ask([{"role": "user", "content": f" {FERRY}\n"}, {"role": "assistant", "content": "Noted."}, *ASK])
     assert place.context() == ""
 
 
@@ -528,6 +528,13 @@ async def test_an_answer_that_breaks_off_is_not_passed_off_as_whole(place: Place
 # -- what is passed on -----------------------------------------------------------------------------------------------
 
 
+async def test_an_answer_that_is_compressed_is_passed_on_so(place: Place) -> None:
+    answer = await place.post({"model": "zipped", "messages": ASK}, Accept_Encoding="gzip")
+    assert place.upstream.seen[-1].headers["accept-encoding"] == "identity"
+    assert answer.headers["content-encoding"] == "gzip" and answer.json()["object"] == "chat.completion"
+    assert await place.kept() == [("user", QUESTION)]
+
+
 async def test_an_answer_is_passed_on_with_all_that_it_says(place: Place) -> None:
     answer = await place.post({"model": "m", "messages": ASK})
     assert answer.json()["made_up"] == {"a": 1} and answer.json()["choices"][0]["odd"] == [1.0, None]
@@ -605,13 +612,19 @@ async def test_only_the_methods_of_the_api_are_passed_on(place: Place) -> None:
 
 async def test_no_key_of_ours_goes_upstream(place: Place) -> None:
     place.keys.keys["sim_secret"] = Principal(name="k", user="ana")
-    extra = {"Cookie": "a=1", "X-Forwarded-For": "10.0.0.1", "OpenAI-Project": "p", "Keep-Alive": "1", "X-Odd": "1"}
+    extra = {
+        "Cookie": "a=1",
+        "X-Forwarded-For": "10.0.0.1",
+        "OpenAI-Project": "pé".encode("latin-1"),
+        "Keep-Alive": "1",
+        "X-Odd": "1",
+    }
     for path in ("chat/completions", "embeddings"):
         body = {"model": "m", "messages": ASK}
         await place.post(body, path, Authorization="Bearer sim_secret", Connection="close, X-Odd", **extra)
         headers = place.upstream.seen[-1].headers
         assert "sim_secret" not in str(headers) and "authorization" not in headers
-        assert headers["openai-project"] == "p"
+        assert headers["openai-project"] == "pé"
         assert not {"cookie", "x-forwarded-for", "keep-alive", "x-odd"} & set(headers)
         await place.post(body, path, X_API_Key="sim_secret", Authorization="Bearer sk-theirs", X_Simonides_User="ana")
         headers = place.upstream.seen[-1].headers

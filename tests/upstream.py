@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -87,7 +88,10 @@ class Upstream:
         ]
         told = {"id": "chat_1", "object": "chat.completion", "created": 1, "model": str(model), "choices": choices}
         headers = {"X-Request-Id": "req_1", "Set-Cookie": "upstream=1", "X-Odd": "kept"}
-        return JSONResponse({**told, "usage": USAGE, "made_up": {"a": 1}}, headers=headers)
+        answer = JSONResponse({**told, "usage": USAGE, "made_up": {"a": 1}}, headers=headers)
+        if model == "zipped":
+            return Response(gzip.compress(bytes(answer.body)), headers={"Content-Encoding": "gzip"})
+        return answer
 
     async def _wait(self, request: Request) -> None:
         """Wait until told to go on, or the caller is gone."""

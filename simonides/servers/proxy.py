@@ -31,7 +31,7 @@ from ..recall import Context, Hits, fitted, understand
 from ..record import Scope, now
 from .openai.answers import Answer
 from .openai.refusals import NotAllowed, TooLarge, kind, problem
-from .openai.turns import Talk, marked, nothing_new, plain, read, without
+from .openai.turns import Talk, marked, nothing_new, read, without
 from .openai.upstream import (
     METHODS,
     Gone,
@@ -217,6 +217,8 @@ class Proxy:
         try:
             async with calling as response:
                 answer.starts(response.status_code, response.headers.get("content-type", ""), readable(response))
+                if turn and not readable(response):
+                    _log.warning("the upstream compressed its answer, though asked not to: it is not remembered")
                 async for chunk in send_on(response, send, incoming(response, call.told)):
                     if turn:
                         answer.hears(chunk)
@@ -267,12 +269,12 @@ async def recalled(memory: AsyncMemory, talk: Talk, wish: Wish, own: Collection[
     """
     effort = "high" if wish.excluded else "medium"
     hits = await memory.recall(talk.question, limit=HITS_MAX, effort=effort, **wish.whose)
-    sent = {plain(item.text) for item in talk.items}
+    sent = {item.text.strip() for item in talk.items}
     left = [
         hit
         for hit in hits
         if hit.id not in own
-        and plain(hit.text) not in sent
+        and hit.text.strip() not in sent
         and not any(within(hit.record.folder, folder) for folder in wish.excluded)
     ]
     embedder, zone = memory._embedder, zone_of(memory.settings.zone)
