@@ -409,6 +409,24 @@ async def test_a_turn_with_tools_is_remembered_as_what_was_said(place: Place) ->
         assert kept == [("user", QUESTION), ("assistant", place.upstream.says)]
 
 
+async def test_what_is_said_between_calls_of_tools_is_another_answer(place: Place) -> None:
+    headers = {"X-Simonides-User": "ana", "X-Simonides-Session": "s", "X-Simonides-Memory": "write"}
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    called = {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}
+    place.upstream.says = "Let me look."
+    await place.ask(headers=headers)
+    place.upstream.says = "It is sunny."
+    await place.ask([*ASK, called, {"role": "tool", "tool_call_id": "c", "content": "sunny"}], headers=headers)
+    assert [text for _, text in await place.kept()] == [QUESTION, "Let me look.", "It is sunny."]
+
+
+async def test_a_part_whose_type_is_no_name_is_passed_on(place: Place) -> None:
+    odd = {"role": "user", "content": [{"type": [], "text": "x"}, {"type": "text", "text": QUESTION}]}
+    await place.ask([odd])
+    assert place.upstream.seen[-1].json["messages"] == [odd]
+    assert (await place.kept())[0] == ("user", QUESTION)
+
+
 async def test_a_question_is_remembered_when_it_is_asked_not_with_each_call_of_a_tool(place: Place) -> None:
     """Though the client drops its oldest messages on the way, so that the history is another each time."""
     headers = {"X-Simonides-User": "ana", "X-Simonides-Session": "s", "X-Simonides-Memory": "write"}
