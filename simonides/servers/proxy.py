@@ -234,7 +234,7 @@ class Proxy:
 
     async def _keep(self, turn: Turn) -> None:
         """Remember what is new of a turn that was answered: the question, and the answer to it where it is whole."""
-        talk, answer = turn.talk, turn.answer
+        talk, answer, ended = turn.talk, turn.answer, now()
         if answer.id:
             self._sessions[answer.id] = turn.wish.scope.session or ""
             while len(self._sessions) > SESSIONS_MAX:
@@ -243,7 +243,7 @@ class Proxy:
             if talk.is_new:
                 await self._said(turn, "user", turn.ids[0], talk.question, turn.at)
             if (talk.asked is not None or talk.before) and not nothing_new(answer.text, turn.passages):
-                await self._said(turn, "assistant", turn.ids[1], answer.text, now())
+                await self._said(turn, "assistant", turn.ids[1], answer.text, ended)
         except Exception as error:  # nobody waits any more who could be told
             _log.error("a turn was not remembered: %s", kind(error))
 
