@@ -22,12 +22,11 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as Asked
 
 from ..access import Permit, Principal
-from ..arguments import zone_of
 from ..calls import Calls
 from ..errors import Conflict, Invalid, SimonidesError
 from ..memory import AsyncMemory
 from ..query import within
-from ..recall import Context, Hits, fitted, understand
+from ..recall import Context, Hits
 from ..record import Scope, now
 from .openai.answers import Answer
 from .openai.refusals import NotAllowed, TooLarge, kind, problem
@@ -277,9 +276,7 @@ async def recalled(memory: AsyncMemory, talk: Talk, wish: Wish, own: Collection[
         and hit.text.strip() not in sent
         and not any(within(hit.record.folder, folder) for folder in wish.excluded)
     ]
-    embedder, zone = memory._embedder, zone_of(memory.settings.zone)
-    terms = understand(talk.question, now(), zone).terms
-    return fitted(Hits(left[:HITS]).noting(*hits.notes), wish.budget, embedder.tokens if embedder else None, terms)
+    return await memory.pack(Hits(left[:HITS]).noting(*hits.notes), talk.question, budget=wish.budget)
 
 
 def _told(turn: Turn, context: Context) -> dict[str, str]:
