@@ -307,7 +307,7 @@ class SqliteStore:
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
             if start == first:  # few of them match: it is quicker to know whose they are than to ask of each
-                mine = next((owned(db, realm, *one, NARROW) for one in _whose(query).items()), None)
+                mine = next((owned(db, realm, *one, NARROW) for one in _levels(query)[:1]), None)
             if mine is not None:
                 leading = leading[np.isin(leading, mine)]
             more = sizes(db, leading, where, values)
