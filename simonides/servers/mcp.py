@@ -126,6 +126,7 @@ class Door:
 
 
 def _who(context: Context) -> Visitor:
+    assert context.request is not None
     visitor: Visitor = context.request.state.visitor
     return visitor
 
@@ -233,7 +234,7 @@ def _told_to_end(speaking: asyncio.Task[None]) -> list[int]:
 
 
 def _rethrow(speaking: asyncio.Task[None]) -> None:
-    """Raise what speaking failed with, if it did. Whoever listens may be gone before the last answer: that is no failure."""
+    """Raise what speaking failed with. That whoever listens is gone before the last answer is no failure."""
     error = None if speaking.cancelled() else speaking.exception()
     if isinstance(error, BaseExceptionGroup):
         _, error = error.split((BrokenPipeError, ConnectionResetError))
@@ -247,12 +248,12 @@ class Calls:
     def __init__(self) -> None:
         self.count = 0
 
-    async def __call__(self, context: Context, call_next: Any) -> Any:
-        if context.request_id is None:
-            return await call_next(context)
+    async def __call__(self, ctx: Context, call_next: Any) -> Any:
+        if ctx.request_id is None:
+            return await call_next(ctx)
         self.count += 1
         try:
-            return await call_next(context)
+            return await call_next(ctx)
         finally:
             self.count -= 1
 
@@ -274,7 +275,7 @@ class Lines:
 
     def __init__(self, calls: Calls, stream: BinaryIO | None = None) -> None:
         self._calls = calls
-        self._stream = stream or open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115: the thread may read it to the end
+        self._stream = stream or os.fdopen(os.dup(sys.stdin.fileno()), "rb")
         self._read: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._follow, daemon=True, name="stdin").start()

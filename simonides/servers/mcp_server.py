@@ -19,7 +19,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from ..api import OPERATIONS
 from ..errors import Invalid, NotFound, SimonidesError
 from ..version import VERSION
 from ..wire import Json

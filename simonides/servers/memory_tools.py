@@ -250,7 +250,7 @@ async def memory_export(asked: Export, visit: Visit) -> Answer:
     said.reverse()
     about = row(talk) if asked.include_metadata else {name: row(talk)[name] for name in ("id", "conversation_id")}
     messages = [message(each, metadata=asked.include_metadata) for each in said]
-    data = {"format": asked.format, "include_metadata": asked.include_metadata, "conversation": about}
+    data: Json = {"format": asked.format, "include_metadata": asked.include_metadata, "conversation": about}
     if asked.format == "json":
         data["messages"] = messages
         return Answer(json.dumps({"conversation": about, "messages": messages}, ensure_ascii=False), data)

@@ -8,6 +8,7 @@ says what a model has to know; what a value may be is said by the error, to whom
 from __future__ import annotations
 
 import asyncio
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +68,7 @@ class Arguments(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """`reads`: changes nothing. `destroys`: what it takes away cannot be had back. `repeats`: twice is as good as once."""
+    """`reads`: changes nothing. `destroys`: what it takes away cannot be had back. `repeats`: twice is once."""
 
     name: str
     does: str
@@ -84,9 +85,7 @@ def tool(
     """Make a tool of a function `(asked, visit)`: its name, its docstring and the model it takes are the tool's."""
 
     def made(function: Callable[[Any, Visit], Awaitable[Answer]]) -> Tool:
-        takes: type[Arguments] = function.__annotations__["asked"]
-        if isinstance(takes, str):
-            takes = function.__globals__[takes]  # type: ignore[attr-defined]
+        takes: type[Arguments] = typing.get_type_hints(function)["asked"]
 
         async def run(arguments: Mapping[str, Any], visit: Visit) -> Answer:
             return await function(read(takes, arguments), visit)
@@ -115,7 +114,7 @@ def read(takes: type[Arguments], arguments: Mapping[str, Any]) -> Arguments:
 
 
 def schema(model: type[BaseModel]) -> Json:
-    """Return the JSON schema of a model in few words: names, types, choices, ranges, defaults, and what is said of them."""
+    """Return the JSON schema of a model in few words: names, types, choices, ranges, defaults, descriptions."""
     made: Json = {"type": "object", "properties": {}, **_brief(model.model_json_schema())}
     made.pop("description", None)
     return made

@@ -57,7 +57,7 @@ async def _followed(task: Json, visit: Visit) -> Json:
 
 
 ALL: Mapping[str, Tool] = {name: of_operation(row) for name, row in OPERATIONS.items()}
-TOOLS: Mapping[str, Tool] = {each.name: each for each in MEMORY} | ALL
+TOOLS: Mapping[str, Tool] = {**{each.name: each for each in MEMORY}, **ALL}
 
 
 def sets() -> dict[str, dict[str, Tool]]:
