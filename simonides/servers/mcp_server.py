@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-import mcp_types as types
+import mcp.types as types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -22,6 +22,7 @@ from mcp.shared.exceptions import MCPError
 from ..errors import Invalid, NotFound, SimonidesError
 from ..version import VERSION
 from ..wire import Json
+from .memory_tools import markdown, whole
 from .prompts import PROMPTS
 from .tool import Answer, Tool, Visit
 
@@ -194,5 +195,5 @@ async def _resource(visit: Visit, uri: str) -> types.ReadResourceResult:
     if address[1] == "record":
         kind, text = "application/json", json.dumps(await visit.do("get", id=id), ensure_ascii=False, indent=1)
     else:
-        kind, text = "text/markdown", (await visit.do("export_conversation", id=id, format="markdown"))["text"]
+        kind, text = "text/markdown", await markdown(visit, *await whole(visit, id))
     return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])

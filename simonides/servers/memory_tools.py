@@ -242,20 +242,29 @@ class Export(Arguments):
 @tool(reads=True)
 async def memory_export(asked: Export, visit: Visit) -> Answer:
     """A whole conversation, as JSON or Markdown."""
-    talk = await visit.do("get_conversation", id=asked.conversation_id)
-    said: list[Json] = []
-    async for page in _messages(visit, talk["id"], PAGE):
-        said += page
-        await visit.tell(len(said), talk["message_count"], "messages read")
-    said.reverse()
+    talk, said = await whole(visit, asked.conversation_id)
     about = row(talk) if asked.include_metadata else {name: row(talk)[name] for name in ("id", "conversation_id")}
     messages = [message(each, metadata=asked.include_metadata) for each in said]
     data: Json = {"format": asked.format, "include_metadata": asked.include_metadata, "conversation": about}
     if asked.format == "json":
         data["messages"] = messages
         return Answer(json.dumps({"conversation": about, "messages": messages}, ensure_ascii=False), data)
+    return Answer(await markdown(visit, talk, said), {**data, "message_count": len(said)})
+
+
+async def whole(visit: Visit, id: str) -> tuple[Json, list[Json]]:
+    """Return a conversation and all that was said in it, in order."""
+    talk = await visit.do("get_conversation", id=id)
+    said: list[Json] = []
+    async for page in _messages(visit, talk["id"], PAGE):
+        said += page
+        await visit.tell(len(said), talk["message_count"], "messages read")
+    return talk, said[::-1]
+
+
+async def markdown(visit: Visit, talk: Json, said: Sequence[Json]) -> str:
     record = record_of(await visit.do("get", id=talk["id"]))
-    return Answer(transcript(record, [record_of(each) for each in said]), {**data, "message_count": len(said)})
+    return transcript(record, [record_of(each) for each in said])
 
 
 async def _messages(visit: Visit, id: str, size: int) -> AsyncIterator[list[Json]]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import Invalid
+from .memory_tools import markdown, whole
 from .tool import Visit
 
 Arguments = Mapping[str, str]
@@ -62,8 +63,8 @@ async def _look_back(given: Arguments, visit: Visit) -> str:
     id = given.get("conversation_id", "").strip()
     if not id:
         return LOOKED_BACK.format(about="", transcript="")
-    found = await visit.do("export_conversation", id=id, format="markdown")
-    return LOOKED_BACK.format(about=", as it stands below,", transcript=f"\n\n{found['text']}")
+    text = await markdown(visit, *await whole(visit, id))
+    return LOOKED_BACK.format(about=", as it stands below,", transcript=f"\n\n{text}")
 
 
 PROMPTS = {
