@@ -11,10 +11,10 @@ from pathlib import Path
 from .errors import Invalid
 from .exports import FOLDER, write
 from .follow import Progress
-from .query import Query
+from .query import Place, Query
 from .record import NEVER, Record, Scope, now
 from .store import Batch, Store
-from .versions import EVERYTHING, every, walls
+from .versions import every, walls
 
 CHUNK = 500  # records that are written in one transaction
 
@@ -92,16 +92,45 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
+class Versions(list[Record]):
+    """Every version of some records, by id. `next` is where the records behind them begin; None: there are none."""
+
+    next: Place | None = None
+
+
+async def versions(store: Store, query: Query) -> Versions:
+    """Return every version of the next `query.limit` records that match, by id."""
+    whole = dataclasses.replace(query, newest=False, limit=query.limit + 1)
+    meant = await store.find(whole)
+    page = meant[: query.limit]
+    found = Versions(await store.find(every(walls(query.scope), {record.id for record in page})) if page else ())
+    found.next = Place.of(page[-1]) if len(meant) > len(page) else None
+    return found
+
+
 async def export(store: Store, query: Query, path: str | Path | None, progress: Progress | None) -> Path:
-    """Write every version of the records that match; without a path, to the folder that an erase looks through."""
+    """Write every version of the records that match; without a path, to the folder that an erase looks through.
+
+    They are read page by page while they are written, so memory use does not grow with them.
+    """
     if path is not None and not isinstance(path, str | Path):
         raise Invalid(f"the path to export to must be a string or a Path, not {path!r}")
     target = Path(path) if path else _path(store.folder)
     if target.is_dir():
         raise Invalid(f"{target} is a folder: name a file in it to export to")
-    meant = await store.find(dataclasses.replace(query, statuses=None, ended=True, limit=EVERYTHING))
-    versions = await store.find(every(walls(query.scope), {record.id for record in meant}))
-    return await asyncio.to_thread(write, target, versions, progress)
+    loop = asyncio.get_running_loop()
+    query = dataclasses.replace(query, statuses=None, ended=True, limit=CHUNK)
+
+    def pages() -> Iterator[Record]:
+        place = query.after
+        while True:
+            page = dataclasses.replace(query, after=place)
+            found = asyncio.run_coroutine_threadsafe(versions(store, page), loop).result()
+            yield from found
+            if (place := found.next) is None:
+                return
+
+    return await asyncio.to_thread(write, target, pages(), progress)
 
 
 def _path(folder: str | None) -> Path:

@@ -531,6 +531,19 @@ class AsyncMemory:
         return await exchange.export(await self._ready(), query, path, progress)
 
     @operation
+    async def versions(
+        self, *, limit: int = 500, after: Place | str | None = None, **which: Unpack[Which]
+    ) -> exchange.Versions:
+        """Return every version of the next records that match, by id: what an export is made of, page by page.
+
+        `Versions.next` goes into `after` for the page behind it; None: there is none.
+        """
+        query = self._query("versions", {"archived": True, "ended": True, **which})
+        place = Place.read(after) if isinstance(after, str) else after
+        whole = dataclasses.replace(query, statuses=None, after=place, limit=limit_of(limit))
+        return await exchange.versions(await self._ready(), whole)
+
+    @operation
     async def restore(self, records: Iterable[Record], *, progress: Progress | None = None) -> int:
         """Write versions with the clocks they had, as read from an export; return how many were new here."""
         store = await self._ready()

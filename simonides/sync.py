@@ -56,6 +56,7 @@ class Memory:
     forget = _waiting(AsyncMemory.forget)
     certificates = _waiting(AsyncMemory.certificates)
     export = _waiting(AsyncMemory.export)
+    versions = _waiting(AsyncMemory.versions)
     restore = _waiting(AsyncMemory.restore)
     stats = _waiting(AsyncMemory.stats)
     doctor = _waiting(AsyncMemory.doctor)

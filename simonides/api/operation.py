@@ -13,7 +13,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +26,7 @@ from ..record import Scope, now
 from ..serving import Serving
 from .shapes import Asked
 from .tasks import Tasks
+from .watch import Watch
 
 PREFIX = "/api/v1"
 
@@ -38,6 +39,7 @@ class Desk:
     directory: Directory | None = None  # None: no keys are kept
     serving: Serving = field(default_factory=Serving)
     tasks: Tasks = field(default_factory=Tasks)
+    watch: Watch = field(default_factory=Watch)
     began: datetime = field(default_factory=now)
 
     @property
@@ -106,21 +108,33 @@ class Operation:
     ) -> dict[str, Any]:
         """Answer with what `gives` describes. What a caller did wrong is an error of our tree."""
         asked = self.read(arguments)
-        if self.whole and not _operates(principal, desk.home):
+        if self.whole and not operates(principal, desk.home):
             raise Forbidden(f"{self.name} concerns the whole store: it needs an unbound key of its own tenant")
-        scope = principal.narrow(scope_of(asked), self.needs, default=desk.home)
-        return await self.run(asked, Call(desk, principal, scope, once))
+        return await self.run(asked, granted(desk, principal, asked, self.needs, once))
 
     def read(self, arguments: Mapping[str, Any]) -> Asked:
-        if not isinstance(arguments, Mapping):
-            raise Invalid(f"the arguments of {self.name} must be an object")
-        try:
-            return self.takes.model_validate(dict(arguments))
-        except ValidationError as error:
-            raise Invalid(explained(error)) from None
+        return read(self.takes, arguments)
 
 
-def _operates(principal: Principal, home: Scope) -> bool:
+A = TypeVar("A", bound=Asked)
+
+
+def read(takes: type[A], arguments: Mapping[str, Any]) -> A:
+    """Return the arguments as that model; raise Invalid with what is wrong."""
+    if not isinstance(arguments, Mapping):
+        raise Invalid("the arguments must be an object")
+    try:
+        return takes.model_validate(dict(arguments))
+    except ValidationError as error:
+        raise Invalid(explained(error)) from None
+
+
+def granted(desk: Desk, principal: Principal, asked: Asked, needs: Permit, once: str | None = None) -> Call:
+    """Return the call with the scope that this principal may use for it; raise Forbidden where it may not."""
+    return Call(desk, principal, principal.narrow(scope_of(asked), needs, default=desk.home), once)
+
+
+def operates(principal: Principal, home: Scope) -> bool:
     """Whether this is somebody who runs the server, and not a tenant, a user or a guest of one space."""
     mine = principal.tenant is None or principal.tenant == home.tenant
     return mine and principal.spaces is None and principal.user is None

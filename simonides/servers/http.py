@@ -297,15 +297,20 @@ def _refusals(row: Operation) -> dict[int | str, dict[str, Any]]:
         statuses += [409, 507]
     if row.name == "revise":
         statuses.append(412)
-    found: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "A problem document."}
-        for status in sorted(statuses)
-    }
+    found = problems_of(*sorted(statuses))
     if row.name == "get":
         found[304] = {"description": "It is still that version."}
     if not row.reads and row.status in (200, 201):
         found[202] = {"model": row.gives, "description": "Stored, and not indexed yet: see `task`."}
     return found
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of answers with these statuses."""
+    return {
+        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "A problem document."}
+        for status in statuses
+    }
 
 
 # -- probes and errors --------------------------------------------------------------------------------------------

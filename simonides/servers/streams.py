@@ -1,0 +1,129 @@
+"""Export, import and events over HTTP: lines of JSON out and in, and server-sent events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+from fastapi import FastAPI, Header, Query, Request
+from sse_starlette.sse import EventSourceResponse
+from starlette.responses import Response, StreamingResponse
+
+from ..access import Permit
+from ..api import PREFIX, Desk
+from ..api.operation import granted
+from ..api.streams import Events, Export, Import, Imported, events, export, take_in
+from ..errors import Full, Invalid
+from .http import principal_of, problems_of
+
+IMPORT_MAX = 64 * 2**30  # bytes of one import
+PING_S = 15  # between two signs of life in a stream of events
+
+
+class ExportQuery(Export):
+    metadata: str | None = None  # type: ignore[assignment]
+
+
+def mount(made: FastAPI) -> None:
+    desk: Desk = made.state.desk
+
+    @made.get(
+        f"{PREFIX}/export",
+        name="export_all",
+        tags=["exchange"],
+        summary="Export every version of what matches, as lines of JSON.",
+        response_class=StreamingResponse,
+        responses=problems_of(401, 403, 422, 429)
+        | {200: {"content": {"application/x-ndjson": {}}, "description": "One version a line."}},
+    )
+    async def export_all(request: Request, query: Annotated[ExportQuery, Query()]) -> Response:
+        asked = query.model_dump(exclude_unset=True)
+        if isinstance(asked.get("metadata"), str):
+            asked["metadata"] = _object(asked["metadata"])
+        call = granted(desk, principal_of(request), made := Export.model_validate(asked), Permit.READ)
+        headers = {"Content-Disposition": 'attachment; filename="simonides.jsonl"'}
+        return StreamingResponse(export(made, call), 200, headers, "application/x-ndjson")
+
+    @made.post(
+        f"{PREFIX}/import",
+        name="import_all",
+        tags=["exchange"],
+        summary="Take in an export of ours, or a file of another program, told by what it holds.",
+        response_model=Imported,
+        responses=problems_of(401, 403, 413, 422, 429, 507),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                },
+            }
+        },
+    )
+    async def import_all(request: Request, query: Annotated[Import, Query()]) -> Response:
+        call = granted(desk, principal_of(request), query, Permit.WRITE)
+        async with _spooled(request) as path:
+            found = await take_in(path, "the file sent", call)
+        return Response(msgspec.json.encode(found), 200 if found["indexed"] else 202, None, "application/json")
+
+    @made.get(
+        f"{PREFIX}/events",
+        name="events",
+        tags=["system"],
+        summary="What happens, as it happens: server-sent events read off the log.",
+        response_class=EventSourceResponse,
+        responses=problems_of(401, 403, 422, 429)
+        | {200: {"content": {"text/event-stream": {}}, "description": "An event for each line of the log."}},
+    )
+    async def all_events(
+        request: Request,
+        query: Annotated[Events, Query()],
+        last_event_id: Annotated[str | None, Header(max_length=20, pattern=r"^[0-9]{1,15}$")] = None,
+    ) -> Response:
+        if last_event_id is not None:
+            query = query.model_copy(update={"after": int(last_event_id)})
+        call = granted(desk, principal_of(request), query, Permit.READ)
+        return EventSourceResponse(_told(query, call), ping=PING_S)
+
+
+async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
+    async for event in events(asked, call):
+        yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
+
+
+@contextlib.asynccontextmanager
+async def _spooled(request: Request) -> AsyncIterator[Path]:
+    """Give the body as a file that only its owner reads, and that is gone afterwards."""
+    handle, name = tempfile.mkstemp(prefix="simonides-import-")
+    path = anyio.Path(name)
+    try:
+        size = 0
+        async with await anyio.open_file(handle, "wb") as file:
+            async for block in request.stream():
+                size += len(block)
+                if size > IMPORT_MAX:
+                    raise Invalid("the import is too large: send it in parts")
+                try:
+                    await file.write(block)
+                except OSError as error:
+                    raise Full("there is no room for the file that was sent") from error
+        if not size:
+            raise Invalid("nothing was sent to import")
+        yield Path(name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            await path.unlink()
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Invalid("metadata must be a JSON object") from None
