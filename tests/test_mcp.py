@@ -1,4 +1,4 @@
-"""MCP with the official client, over stdin and stdout and over HTTP: what it lists, what its tools do, who reaches what."""
+"""MCP with the official client, over both ways in: what it lists, what its tools do, who reaches what."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Served:
         headers = {"Authorization": f"Bearer {self.keys[key]}"} if key else {}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=30) as http,
-            Client(streamable_http_client(f"{self.url}/mcp{query}", http_client=http), mode=mode) as client,  # type: ignore[arg-type]
+            Client(
+                streamable_http_client(f"{self.url}/mcp{query}", http_client=http), mode=mode, read_timeout_seconds=30
+            ) as client,  # type: ignore[arg-type]
         ):
             yield client
 
@@ -141,7 +143,7 @@ def started(home: Path, user: str = "marta", tools: str = "memory") -> list[str]
 async def speaking(home: Path, *, mode: str = "auto", tools: str = "memory") -> AsyncIterator[Client]:
     program, *args = started(home, tools=tools)
     asked = StdioServerParameters(command=program, args=args, env=dict(os.environ))
-    async with Client(asked, mode=mode) as client:  # type: ignore[arg-type]
+    async with Client(asked, mode=mode, read_timeout_seconds=30) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -374,7 +376,7 @@ async def test_hostile_arguments_are_answered_by_errors_that_speak(connect: Any)
         text, found = await call(client, "memory_search", query="\"NEAR( ' OR 1=1 -- \\ * \u202e", limit=5)
         assert found["results"] == [] and text.startswith("Nothing found")
         deep: Any = "x"
-        for _ in range(200):
+        for _ in range(60):
             deep = [deep]
         await failed(client, "memory_search", query="a", filters={"metadata": {"a": deep}})
 
