@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -31,6 +33,7 @@ from simonides import (  # noqa: E402
     asked,
     cli,
     config,
+    directory,
     embedder,
     errors,
     follow,
@@ -43,6 +46,8 @@ from simonides import (  # noqa: E402
     query,
     recall,
     record,
+    serving,
+    sources,
     store,
     sync,
 )
@@ -116,6 +121,7 @@ ANSWERS = (
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
+    *(directory.Directory, directory.Grant, directory.Key),
 )
 
 
@@ -286,27 +292,80 @@ def options(context: click.Context, parameters: Sequence[click.Parameter]) -> st
 
 
 def settings() -> str:
-    names = "\n".join(_setting(line) for line in fields(config.Settings).splitlines())
     return page(
         "Settings",
         says(config.Settings),
         "What is given in code counts before the environment, the environment before the configuration file, the file "
-        "before the default.",
-        names,
+        "before the default. [Configuration](../operate/configuration.md) has those of a server too, and says how to "
+        "keep secrets in files.",
+        "\n".join(_setting(field) for field in dataclasses.fields(config.Settings)),
         "`simonides config` shows every setting, its value, and where it comes from; `simonides config set zone "
-        "Europe/Lisbon` writes one to the configuration file, which is TOML. Two variables say where things lie: "
+        "Europe/Lisbon` writes one to the configuration file, which is TOML; `simonides config check` says what is "
+        "wrong with them. Two variables say where things lie: "
         "`SIMONIDES_CONFIG` the configuration file, `SIMONIDES_HOME` the folder of `memory.db`; by default, where the "
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
-        *(f"## {folder.capitalize()}\n\n{backends(folder)}" for folder in ("stores", "indexes", "embedders")),
+        *(
+            f"## {folder.capitalize()}\n\n{backends(folder)}"
+            for folder in ("stores", "directories", "indexes", "embedders")
+        ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )
 
 
-def _setting(line: str) -> str:
-    """Turn `- `index: str = 'flat:'`: …` into the name, its variable and its default."""
-    name, default, meaning = re.fullmatch(r"- `(\w+): str = '(.*?)'`(?:: (.*))?", line).groups()  # type: ignore[union-attr]
-    default = f", default `{default}`" if default else ""
-    return f"- `{name}` (`SIMONIDES_{name.upper()}`{default}){f': {meaning}' if meaning else ''}"
+def _setting(field: dataclasses.Field[Any]) -> str:
+    names = ", ".join(f"`{variable}`" for variable in sources.variables(field.name))
+    default = f", default `{field.default}`" if field.default else ""
+    return f"- `{field.name}` ({names}{default}): {serving.about(field).meaning}"
+
+
+def configuration() -> str:
+    """Return the page for whoever runs a server: the tables, and how values are given."""
+    taken = [field.name for field in dataclasses.fields(serving.Serving) if serving.about(field).reload]
+    return page(
+        "Configuration",
+        "Every setting may be given in three ways, and the first of them that gives it counts:",
+        "1. a flag: `simonides serve --port 8080`. For every setting of the server there is one, with `-` for `_`;\n"
+        "2. the environment: `SIMONIDES_PORT=8080`;\n"
+        "3. the configuration file, which is TOML (`simonides config path` says where it is, `SIMONIDES_CONFIG` puts "
+        "it elsewhere). Settings of the server stand in its table `[server]`:",
+        '```toml\nstore = "sqlite:////data/memory.db"\nrequire = "user"\n\n[server]\nport = 8080\nrequire_key = true\n'
+        'cors_origins = ["https://app.example.com"]\nupstream_key_file = "/run/secrets/upstream"\n```',
+        "In variables and flags, a list has commas between its parts, and what is on or off is `1`, `true`, `yes` or "
+        "`on`, or else `0`, `false`, `no` or `off`. An empty variable gives nothing. A name that there is not is an "
+        "error, in the file and among variables that begin with `SIMONIDES_`; those that Kubernetes and Docker set for "
+        "a service called simonides are let be.",
+        "## Secrets, and other values in files",
+        "Each setting also comes as `<name>_file`, in all three ways: the path of a file that holds the value, as "
+        "secrets are mounted into containers (`SIMONIDES_UPSTREAM_KEY_FILE=/run/secrets/upstream`, "
+        "`SIMONIDES_URL_FILE` for the URL of a store with a password in it). One newline at its end is not part of the "
+        "value; in the configuration file, a path is relative to the folder of that file. To give both forms in the "
+        "same way is an error. A secret has no flag of its own, as others on the machine can read it there, and is "
+        "shown nowhere: no answer, no error and no log holds it. A file with a secret that everybody may read is "
+        "warned of.",
+        "## What is wrong",
+        "`simonides config` shows each setting, its value, and where it comes from. `simonides config check` looks at "
+        "all of them, those of the server too: that each can be what it is, that the store, the index and the embedder "
+        "are there and work, that files can be read. It says what is wrong line by line, and its exit status is 1 if "
+        "anything is; `simonides config check ./next.toml` looks at a file before it is used.",
+        "```console\n$ simonides config check\nThe settings are sound.\n```",
+        "## The server",
+        _table(config.SERVER),
+        "## What a running server takes over",
+        f"{', '.join(f'`{name}`' for name in taken)}. Everything else needs a restart.",
+        "## The memory",
+        f"{_table('')}\n\n[Settings](../reference/settings.md) lists the stores, indexes and embedders there are. "
+        "[MCP clients](../guides/mcp.md) that start the memory themselves are told these by `simonides mcp install`.",
+    )
+
+
+def _table(table: str) -> str:
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for field in dataclasses.fields(config.TABLES[table]):
+        about = serving.about(field)
+        may = f"; one of {', '.join(f'`{choice}`' for choice in about.choices)}" if about.choices else ""
+        default = json.dumps(list(field.default) if isinstance(field.default, tuple) else field.default)
+        rows.append(f"| `{field.name}` | `{default}` | {about.meaning}{may} |")
+    return "\n".join(rows)
 
 
 def backends(folder: str) -> str:
@@ -353,6 +412,7 @@ PAGE: dict[str, Callable[[], str]] = {
     "contracts.md": contracts,
     "cli.md": command_line,
     "settings.md": settings,
+    "../operate/configuration.md": configuration,
     "errors.md": failures,
 }
 

@@ -177,6 +177,14 @@ def named(what: str, value: Any) -> str | None:
     return plain(value)
 
 
+def id_of(value: Any) -> str:
+    """Return the id of a record as given; it cannot be left open, as other names can."""
+    id = named("id", value)
+    if id is None:
+        raise Invalid("id must be a string")
+    return id
+
+
 def names_of(what: str, value: Any) -> tuple[str, ...]:
     """Return the names sorted, each once; one string is one name."""
     if value is None:

@@ -25,6 +25,7 @@ from .arguments import Which, Whose, zone_of
 from .config import Settings, settings, store_url
 from .errors import Invalid, NotFound
 from .kinds import KINDS
+from .query import Place
 from .record import Record, Scope
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ Made = Callable[[Callable[..., Any]], "Command"]
 
 ABBREVIATED_MIN = 4  # characters of an id that are enough, where no other id has them
 PAGE = 10_000
-REMEMBER, CORRECT, ORGANISE, EXCHANGE, UPKEEP, SERVE = SECTIONS = (
-    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Upkeep", "Serve"),
+REMEMBER, CORRECT, ORGANISE, EXCHANGE, SERVE, UPKEEP = SECTIONS = (
+    *("Remember and recall", "Correct and forget", "Organise", "Import and export", "Serve", "Upkeep"),
 )
 
 
@@ -125,6 +126,24 @@ class Command(click.Command):
         with formatter.section("Every command also takes"):
             names = [option.opts[-1] for option in common()]
             formatter.write_text(f"{', '.join(names)} (see `simonides --help`)")
+
+
+class Group(click.Group):
+    """A group of commands that is a command of its own when nothing follows it."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, section: str = "", example: str = "", **kwargs: Any) -> None:
+        kwargs["params"] = [*(kwargs.get("params") or ()), *common(hidden=True)]
+        super().__init__(*args, **{"invoke_without_command": True, **kwargs})
+        self.section, self.example = section, example
+
+    def invoke(self, ctx: click.Context) -> Any:
+        take_common(ctx)
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        format_examples(self.example, formatter)
 
 
 def take_common(ctx: click.Context) -> None:
@@ -259,6 +278,14 @@ def the_record(memory: Memory, id: str, asked: Asked) -> Record:
 
 def the_records(memory: Memory, ids: Sequence[str], asked: Asked) -> list[Record]:
     return list({record.id: record for record in (the_record(memory, id, asked) for id in ids)}.values())
+
+
+def the_place(memory: Memory, text: str, asked: Asked) -> Place | str:
+    """Return the place that was printed as this text, or the id that it is short for: what `find` goes on after."""
+    try:
+        return Place.read(text)
+    except Invalid:
+        return the_record(memory, text, asked).id
 
 
 def _abbreviates(short: str, id: str) -> bool:

@@ -18,16 +18,18 @@ import click
 
 from . import __version__, terminal
 from .asked import SECTIONS, common, format_examples, take_common
-from .commands import bench, correct, exchange, organise, remember, upkeep
+from .commands import bench, clients, correct, exchange, keys, organise, remember, settings, upkeep
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, upkeep, bench)
+MODULES = (remember, correct, organise, exchange, keys, upkeep, settings, bench, clients)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,
+    "unauthorized": WRONG,
     "forbidden": WRONG,
     "not_found": 3,
     "conflict": 4,
+    "limited": UNAVAILABLE,
     "unavailable": UNAVAILABLE,
     "full": UNAVAILABLE,
     "damaged": 6,
@@ -35,10 +37,10 @@ EXITS = {
 STATUSES = (
     ("0", "done"),
     ("1", "nothing found, something is wrong (doctor), or nothing was erased"),
-    ("2", "the command itself is wrong"),
+    ("2", "the command itself is wrong, or not allowed"),
     ("3", "no such record, file or memory"),
     ("4", "a conflict with what is there"),
-    ("5", "something needed is not available, or the disk is full"),
+    ("5", "something needed is not available, the disk is full, or there were too many calls"),
     ("6", "a file is damaged: see `simonides doctor`"),
     ("7", "recall is significantly worse than in the run compared with (bench quality --against)"),
     ("130", "interrupted; what was being written is there as a whole, or not at all"),

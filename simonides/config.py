@@ -12,65 +12,100 @@ import importlib.metadata
 import importlib.util
 import os
 import pkgutil
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from .errors import Invalid, Unavailable
+from .errors import Invalid, SimonidesError
+from .serving import Serving, hide, setting
+from .sources import File, Given, find, read_file, unknown_in_environment, unknown_in_file, value_of
+from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """What a memory is made of. Each may be given in code, as SIMONIDES_<NAME>, or in the configuration file."""
+    """What a memory is made of. Each may be given in code, as `SIMONIDES_<NAME>`, or in the configuration file."""
 
-    store: str = ""  # default: memory.db in the user's data folder
-    index: str = "flat:"
-    embedder: str = "local:"
-    tenant: str = "default"
-    space: str = "main"
-    user: str = ""  # the command line's user when none is named
-    zone: str = ""  # IANA name, e.g. Europe/Lisbon; default: the system's
-    require: str = ""  # levels that every call must name, e.g. "user" or "user,session"
+    store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
+    index: str = setting("flat:", "URL of the index")
+    embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
+    tenant: str = setting("default", "the tenant of whoever names none")
+    space: str = setting("main", "the space of whoever names none")
+    user: str = setting("", "the command line's user when none is named")
+    zone: str = setting("", "IANA name, e.g. Europe/Lisbon; empty: the system's")
+    require: str = setting("", 'levels that every call must name, e.g. "user" or "user,session"')
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={hide(getattr(self, name))!r}' for name in NAMES)})"
 
     @property
     def store_url(self) -> str:
         return self.store or f"sqlite:///{data_folder() / 'memory.db'}"
 
 
-NAMES = tuple(field.name for field in dataclasses.fields(Settings))
+SERVER = "server"  # its table in the configuration file
+TABLES: dict[str, type[Settings] | type[Serving]] = {"": Settings, SERVER: Serving}
+NAMES, SERVER_NAMES = (tuple(field.name for field in dataclasses.fields(each)) for each in TABLES.values())
+NAMED = {"": NAMES, SERVER: SERVER_NAMES}
 
 
-def settings(given: Mapping[str, str | None] | None = None) -> Settings:
+def settings(given: Mapping[str, str | None] | None = None, *, path: Path | None = None) -> Settings:
     """Return the settings: what was given, else the environment, else the file, else the defaults."""
-    known = file_settings()
-    known |= {name: value for name in NAMES if (value := os.environ.get(f"SIMONIDES_{name.upper()}"))}
-    known |= {name: value for name, value in (given or {}).items() if value is not None}
-    return Settings(**known)
+    taken = {name: value for name, value in (given or {}).items() if value is not None}
+    return Settings(**_read("", {}, path, taken.keys()), **taken)
 
 
-def file_settings() -> dict[str, str]:
-    path = settings_file()
+def serving(flags: Mapping[str, Any] | None = None, *, path: Path | None = None) -> Serving:
+    """Return what a server is told: by flags, else the environment, else the table [server], else the defaults."""
+    return Serving(**_read(SERVER, flags or {}, path))
+
+
+def _read(table: str, flags: Mapping[str, Any], path: Path | None, but: Collection[str] = ()) -> dict[str, Any]:
+    file = read_file(path or settings_file())
+    for complaint in _unknown(file):
+        raise Invalid(complaint)
+    fields = [field for field in dataclasses.fields(TABLES[table]) if field.name not in but]
+    return {field.name: value_of(field, found) for field in fields if (found := find(table, field, flags, file))}
+
+
+def _unknown(file: File) -> Iterator[str]:
+    yield from unknown_in_file(file, NAMED)
+    yield from unknown_in_environment([*NAMES, *SERVER_NAMES])
+
+
+def origins(table: str, flags: Mapping[str, Any]) -> dict[str, Given]:
+    """Return where each setting of the table that was given by somebody comes from."""
+    file = read_file(settings_file())
+    fields = dataclasses.fields(TABLES[table])
+    return {field.name: found for field in fields if (found := find(table, field, flags, file))}
+
+
+def watched(flags: Mapping[str, Any] | None = None) -> tuple[Path, ...]:
+    """Return the files that a server's settings are read from: where one changes, `serving` may answer otherwise."""
+    held = [given.path for given in origins(SERVER, flags or {}).values() if given.path]
+    return (settings_file(), *held)
+
+
+def complaints(path: Path | None = None) -> Iterator[str]:
+    """Say what is wrong with the settings, those of the server too, in this file and in the environment."""
     try:
-        read = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise Unavailable(f"the settings in {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} is not TOML: {error}") from error
-    for name, value in read.items():
-        if name not in NAMES:
-            raise Invalid(f"{path}: there is no setting {name!r}{did_you_mean(name, NAMES)}")
-        if not isinstance(value, str):
-            raise Invalid(f"{path}: {name} must be a string")
-    return read
+        file = read_file(path or settings_file())
+        yield from _unknown(file)
+    except SimonidesError as error:
+        yield error.message
+        file = File(path or settings_file(), "", {})
+    for table, made in TABLES.items():
+        for field in dataclasses.fields(made):
+            try:
+                if given := find(table, field, {}, file):
+                    value_of(field, given)
+            except SimonidesError as error:
+                yield error.message
 
 
 def settings_file() -> Path:
@@ -100,12 +135,19 @@ def directory_url(store: str) -> str:
 
 def open_backend(folder: str, url: str, *arguments: Any) -> Any:
     """Open the backend of that folder (`stores`, `directories`, …) that the URL's scheme names."""
+    return opener(folder, url)(url, *arguments)
+
+
+def opener(folder: str, url: str) -> Callable[..., Any]:
+    """Return what opens such a URL; raise Invalid where nothing does."""
     scheme = url.partition(":")[0]
     module = f"{__package__}.{folder}.{scheme}"
     if scheme.isidentifier() and importlib.util.find_spec(module):
-        return importlib.import_module(module).open(url, *arguments)
+        found: Callable[..., Any] = importlib.import_module(module).open
+        return found
     for entry in importlib.metadata.entry_points(group=f"simonides.{folder}", name=scheme):
-        return entry.load()(url, *arguments)
+        loaded: Callable[..., Any] = entry.load()
+        return loaded
     names = backends(folder)
     raise Invalid(f"no {scheme!r} in {folder}{did_you_mean(scheme, names)}; there are: {', '.join(names)}")
 
@@ -121,8 +163,3 @@ def is_backend(folder: str, name: str) -> bool:
     """Whether the module says what opens it; others in the folder are parts of a backend."""
     spec = importlib.util.find_spec(f"{__package__}.{folder}.{name}")
     return bool(spec and spec.origin and "\nopen = " in Path(spec.origin).read_text("utf-8"))
-
-
-def did_you_mean(name: str, names: Any) -> str:
-    close = get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

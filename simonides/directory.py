@@ -83,8 +83,8 @@ class Directory(Protocol):
     async def find(self, secret: str) -> Key | None:
         """Return the key that this is the secret of, closed or not; None where it is nobody's.
 
-        Any text may be asked with. The answer takes as long for an id that exists as for one that does not, and the
-        secret is compared in constant time.
+        Any text may be asked with. To refuse one takes the same work whether or not its id exists, and the comparison
+        takes a time that tells nothing of the secret.
         """
         ...
 

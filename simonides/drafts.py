@@ -24,7 +24,7 @@ from .arguments import (
 )
 from .errors import Invalid
 from .kinds import Conversation, Message, Note
-from .record import IMPORTANCE, TICK, Body, Link, Record, Scope, Span, new_id, now, stable_id
+from .record import IMPORTANCE, TICK, Body, Link, Record, Scope, Span, marked_id, new_id, now, stable_id
 
 Content = str | Mapping[str, Any] | Body
 ROLES = ("user", "assistant", "system", "tool", "developer")
@@ -54,7 +54,7 @@ class Draft:
     def _item(self, content: Content, number: int) -> dict[str, Any]:
         """Return what a content that stands alone says of itself, with the call's time and id."""
         item = {"at": self.at, "id": self.id, **_items(content)}
-        return item if item["id"] is not None else item | {"id": marked(self.scope, self.once, str(number))}
+        return item if item["id"] is not None else item | {"id": marked(self.scope, self.once, number)}
 
     def many(self, contents: Sequence[Content], title: str | None) -> tuple[Record | None, list[Record]]:
         """Return the conversation that the contents make up, if they are messages, and the records in their order.
@@ -81,7 +81,7 @@ class Draft:
 
     def _named(self, content: Content, number: int) -> dict[str, Any]:
         item = _items(content)
-        mark = None if item.get("id") else marked(self.scope, self.once, str(number))
+        mark = None if item.get("id") else marked(self.scope, self.once, number)
         return item if mark is None else item | {"id": mark}
 
     def timeless(self, contents: Sequence[Content]) -> frozenset[str]:
@@ -174,10 +174,10 @@ class _Shared:
     pinned: bool
 
 
-def marked(scope: Scope, once: str | None, *parts: str) -> str | None:
+def marked(scope: Scope, once: str | None, number: int, *parts: str) -> str | None:
     """Return the id that a caller's mark stands for, whenever it is sent; None where there is no mark."""
     owner = [level or "" for level in (*scope.realm, scope.user, scope.agent)]
-    return None if once is None else stable_id(None, "once", *owner, once, *parts)
+    return None if once is None else marked_id(once, number, "once", *owner, *parts)
 
 
 def _check_role(role: Any) -> None:

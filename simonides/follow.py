@@ -30,6 +30,10 @@ class Follower(Protocol):
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch: ...
 
+    async def tidy(self, store: Store) -> bool:
+        """Do a little of what is left to do once everything is read; return whether there is more of it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -19,6 +19,7 @@ from .arguments import (
     budget_of,
     check_names,
     flag,
+    id_of,
     levels_of,
     limit_of,
     links_of,
@@ -246,7 +247,7 @@ class AsyncMemory:
         least, looks = relevance_of(min_relevance), one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("explain_missing", which), limit=limit)
         question, means = await self._asking(text)
-        versions = await means.store.find(every(query.scope, {_id(id)}))
+        versions = await means.store.find(every(query.scope, {id_of(id)}))
         why = await missing(id, versions, question, query, means, looks, least)
         return dataclasses.replace(why, notes=(*why.notes, self.behind)) if self.behind else why
 
@@ -342,7 +343,7 @@ class AsyncMemory:
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
         """Return every version of a record, the first one first."""
         check_names("history", whose, WHOSE)
-        found = await (await self._ready()).find(every(self._scope(whose), {_id(id)}))
+        found = await (await self._ready()).find(every(self._scope(whose), {id_of(id)}))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found
@@ -440,7 +441,7 @@ class AsyncMemory:
         check_names("supersede", whose, WHOSE)
         scope = self._scope(whose)
         old = await self._latest(id, scope)
-        mark = marked(old.scope, named("once", once), "supersede", old.id)
+        mark = marked(old.scope, named("once", once), 0, "supersede", old.id)
         if mark and (done := await (await self._ready()).find(latest(scope, {mark}))):
             return done[0]
         ended, new = superseded(old, content, at, self._zone)
@@ -494,7 +495,7 @@ class AsyncMemory:
                 "nothing is named to forget: give ids, a user, a session, labels or a time span, or say everything=True"
             )
         store = await self._ready()
-        wanted = frozenset(_id(id) for id in ids) if ids else None
+        wanted = frozenset(id_of(id) for id in ids) if ids else None
         preview = await doomed(store, dataclasses.replace(query, ids=wanted))
         if wanted and (missing := wanted - {record.id for record in preview.records}):
             raise NotFound(f"no record {sorted(missing)[0]!r} in this scope; nothing was erased")
@@ -629,17 +630,20 @@ class AsyncMemory:
             await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
             self._embedder = embedder
         store: Store = await asyncio.to_thread(open_backend, "stores", self._url)
-        if self._embedder:
-            vectors = Vectors(self._embedder)
-            self._followers = (vectors,)
-            try:
-                self._index = open_backend(
-                    "indexes", self.settings.index, store, vectors.model, self._embedder.dimension
-                )
-            except BaseException:
-                await store.close()
-                raise
-        await finish(store, self._index)
+        index: Index | None = None
+        try:
+            if self._embedder:
+                vectors = Vectors(self._embedder)
+                self._followers = (vectors,)
+                size = self._embedder.dimension
+                index = open_backend("indexes", self.settings.index, store, vectors.model, size)
+            await finish(store, index)
+        except BaseException:
+            if index:
+                await index.close()
+            await store.close()
+            raise
+        self._index = index
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:
@@ -650,7 +654,7 @@ class AsyncMemory:
         return query_of(which, self._scope(which), self._zone)
 
     async def _latest(self, id: str, scope: Scope) -> Record:
-        found = await (await self._ready()).find(latest(scope, {_id(id)}))
+        found = await (await self._ready()).find(latest(scope, {id_of(id)}))
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found[0]
@@ -666,10 +670,3 @@ class AsyncMemory:
 # What the overloads say to a type checker, for whoever asks the function itself.
 setattr(AsyncMemory.remember, "__signature__", inspect.signature(AsyncMemory._remember))  # noqa: B010
 setattr(AsyncMemory.forget, "__signature__", inspect.signature(AsyncMemory._forget))  # noqa: B010
-
-
-def _id(value: Any) -> str:
-    id = named("id", value)
-    if id is None:
-        raise Invalid("id must be a string")
-    return id

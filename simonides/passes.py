@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
-from .errors import Unavailable
+from .errors import SimonidesError, Unavailable
 from .follow import Follower, Progress, settle
 from .index import Index
 from .record import Scope
@@ -22,7 +23,8 @@ class Passes:
 
     What was written stays written when a follower cannot read on; the next pass tries again. `behind` says why
     something has not been followed yet; None: all has. The index catches up with what has gathered in the realm that
-    is home, so that no question has to wait for much of it.
+    is home, so that no question has to wait for much of it. What the followers have to tidy when all is read is done
+    in the background, once in an opening; where closing cuts it off, the next opening goes on with it.
     """
 
     def __init__(self, store: Store, followers: Sequence[Follower], index: Index | None, home: Scope) -> None:
@@ -32,15 +34,21 @@ class Passes:
         self._gathered = 0  # changes followed since the index last caught up
         self._running = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # not begun yet
+        self._tidying: asyncio.Task[None] | None = None
         self._all: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
+        self._ending = False
 
     def begin(self, progress: Progress | None = None) -> asyncio.Task[None]:
         """Return the pass that has not begun yet, which sees what is written now."""
         if self._next is None:
-            self._next = asyncio.get_running_loop().create_task(self._pass(progress))
-            self._all.add(self._next)
-            self._next.add_done_callback(self._all.discard)
+            self._next = self._begun(self._pass(progress))
         return self._next
+
+    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._all.add(task)
+        task.add_done_callback(self._all.discard)
+        return task
 
     async def settle(self, progress: Progress | None = None) -> None:
         """Wait until what is written now is followed."""
@@ -58,7 +66,8 @@ class Passes:
             self.begin()
 
     async def ended(self) -> None:
-        """Wait for the passes that were begun, however they end."""
+        """Wait for the passes that were begun, however they end; what is being tidied may wait for the next time."""
+        self._ending = True
         await asyncio.gather(*self._all, return_exceptions=True)
 
     async def _pass(self, progress: Progress | None) -> None:
@@ -73,6 +82,8 @@ class Passes:
                 self._place = await settle(self._followers, self._store, gathered)
                 self.behind = None
                 await self._catch_up()
+                if self._tidying is None and not self._ending:
+                    self._tidying = self._begun(self._tidy())
             except Unavailable as error:
                 self.behind = str(error)
                 log.warning("what was remembered is kept, but not embedded yet: %s", error)
@@ -81,3 +92,11 @@ class Passes:
         if self._index and self._gathered >= CATCH_UP:
             self._gathered = 0
             await self._index.catch_up(self._home)
+
+    async def _tidy(self) -> None:
+        try:
+            for follower in self._followers:
+                while not self._ending and await follower.tidy(self._store):
+                    pass
+        except SimonidesError as error:
+            log.warning("what is no longer needed is still there: %s", error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -246,6 +247,22 @@ def new_id() -> str:
 def _uuid(ms: int, count: int, tail: int) -> str:
     digits = f"{ms << 80 | 0x7 << 76 | count << 64 | 0x2 << 62 | tail:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def began(id: str) -> int | None:
+    """Return the millisecond (Unix time) in which a UUIDv7 was made; None where the text is none."""
+    found = re.fullmatch(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id)
+    return int(found[1] + found[2], 16) if found else None
+
+
+def marked_id(mark: str, number: int, *parts: str) -> str:
+    """Return the same UUIDv7 for the same mark, number and parts; of a mark that is a UUIDv7 itself, in its order."""
+    digest = hashlib.sha256("\x1f".join((mark, str(number), *parts)).encode("utf-8", "surrogatepass")).digest()
+    tail = int.from_bytes(digest[2:10]) & 0x3FFF_FFFF_FFFF_FFFF
+    ms = began(mark)
+    if ms is None:
+        return _uuid(0, int.from_bytes(digest[:2]) & 0xFFF, tail)
+    return _uuid(ms + (number >> 12), number & 0xFFF, tail)
 
 
 def stable_id(at: datetime | None, *parts: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOGS = ("auto", "pretty", "json")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Serving:
     host: str = setting("127.0.0.1", "the address to listen on; beyond this machine (0.0.0.0) keys are asked for")
     port: int = setting(40020, "the port for HTTP; 0 takes a free one", least=0, most=65535)
     require_key: bool = setting(False, "ask for keys on this machine too")
-    directory: str = setting("", "URL of the keys; empty: keys.db beside the memory")
+    directory: str = setting("", "URL of the directory that holds the keys; empty: the default one")
     allowed_hosts: tuple[str, ...] = setting(
         (), "names that a request may call the server by; none: on this machine its own names, beyond it any"
     )
@@ -89,7 +89,8 @@ class Serving:
             check(field, getattr(self, field.name))
 
     def __repr__(self) -> str:
-        return f"Serving({', '.join(f'{name}={shown}' for name, shown in _told(self))})"
+        fields = dataclasses.fields(self)
+        return f"Serving({', '.join(f'{field.name}={told(field, getattr(self, field.name))!r}' for field in fields)})"
 
     @property
     def loopback(self) -> bool:
@@ -118,15 +119,16 @@ def changed(old: Serving, new: Serving) -> tuple[tuple[str, ...], tuple[str, ...
     return taken, tuple(field.name for field in differ if not about(field).reload)
 
 
+def told(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a value as it may be shown: JSON, and no secret."""
+    if isinstance(value, str):
+        return HIDDEN if value and about(field).secret else hide(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def hide(text: str) -> str:
     """Return a text without the password of a URL in it."""
-    return re.sub(r"(?<=://)([^/@\s:]*):[^/\s]*@", rf"\1:{HIDDEN}@", text)
-
-
-def _told(serving: Serving) -> Iterator[tuple[str, str]]:
-    for field in dataclasses.fields(serving):
-        value = getattr(serving, field.name)
-        yield field.name, repr(HIDDEN) if value and about(field).secret else hide(repr(value))
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------

@@ -148,6 +148,9 @@ class Store(Protocol):
     async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
         """Return, for each record, the one before and the one after it in the whole that it is part of, by when it was
         said; only such as match, so that None may also stand for one that does not.
+
+        What the query says of the asking does not narrow what stands around: its `ids`, `newest`, `after` and `limit`.
+        So the query that found a record by its id finds what is beside it.
         """
         ...
 
@@ -210,8 +213,11 @@ class Store(Protocol):
         """Return how many vectors each model has here."""
         ...
 
-    async def drop_model(self, model: str) -> int:
-        """Remove every vector of a model; return how many there were."""
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        """Remove every vector of a model, with its tokens; return how many.
+
+        With a `limit` stop after the version with which so many are removed; fewer are only where none is left.
+        """
         ...
 
     async def realms(self) -> list[Scope]:
@@ -230,7 +236,9 @@ class Store(Protocol):
         ...
 
     async def rebuild(self) -> None:
-        """Make everything that is derived inside the store (the words) again from the records."""
+        """Make everything that is derived inside the store (the words) again from the records, and remove what belongs
+        to none; then nothing is left of what `check` says to rebuild for.
+        """
         ...
 
     async def counts(self) -> dict[str, int]:
@@ -238,7 +246,10 @@ class Store(Protocol):
         ...
 
     async def check(self) -> Health:
-        """Look the whole store over: the file, the log against the records, the words against the records."""
+        """Look the whole store over: the file, and the log, the words and the vectors against the records.
+
+        Each complaint says what to do.
+        """
         ...
 
     async def close(self) -> None: ...

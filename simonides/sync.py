@@ -1,4 +1,7 @@
-"""`Memory`: the same memory for code that does not await. One event loop in one thread of its own runs the core."""
+"""`Memory`: the same memory for code that does not await. One event loop in one thread of its own runs the core.
+
+`Waiting` is how, for every such face.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from .config import Settings
 from .embedder import Embedder
@@ -18,91 +21,46 @@ from .memory import AsyncMemory
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound="Core")
 
 
-def _waiting(
-    method: Callable[Concatenate[AsyncMemory, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Memory, P], T]:
+def waiting(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Waiting[C], P], T]:
+    """Return the method that waits for what this one of the core returns."""
+
     @functools.wraps(method)
-    def call(self: Memory, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: Waiting[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._wait(method(self._core, *args, **kwargs))
 
     return call
 
 
-class Memory:
-    """A memory over one store: `Memory("sqlite:///me.db")`, `Memory("me.db")`, `Memory(":memory:")`, `Memory()`.
+class Core(Protocol):
+    """What is opened, asked and closed."""
 
-    See `AsyncMemory`, whose methods these are. Safe to share between threads. Opens at once; close it, or use `with`.
+    async def open(self) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
+class Waiting(Generic[C]):
+    """A face for code that does not await, over a core that is awaited in a thread of its own.
+
+    Opens at once; close it, or use `with`. Safe to share between threads.
     """
 
-    remember = _waiting(AsyncMemory.remember)
-    keep = _waiting(AsyncMemory.keep)
-    recall = _waiting(AsyncMemory.recall)
-    explain_missing = _waiting(AsyncMemory.explain_missing)
-    context = _waiting(AsyncMemory.context)
-    get = _waiting(AsyncMemory.get)
-    find = _waiting(AsyncMemory.find)
-    count = _waiting(AsyncMemory.count)
-    conversations = _waiting(AsyncMemory.conversations)
-    messages = _waiting(AsyncMemory.messages)
-    changes = _waiting(AsyncMemory.changes)
-    position = _waiting(AsyncMemory.position)
-    history = _waiting(AsyncMemory.history)
-    revise = _waiting(AsyncMemory.revise)
-    organise = _waiting(AsyncMemory.organise)
-    supersede = _waiting(AsyncMemory.supersede)
-    retract = _waiting(AsyncMemory.retract)
-    forget = _waiting(AsyncMemory.forget)
-    certificates = _waiting(AsyncMemory.certificates)
-    export = _waiting(AsyncMemory.export)
-    versions = _waiting(AsyncMemory.versions)
-    restore = _waiting(AsyncMemory.restore)
-    stats = _waiting(AsyncMemory.stats)
-    doctor = _waiting(AsyncMemory.doctor)
-    rebuild = _waiting(AsyncMemory.rebuild)
-    settle = _waiting(AsyncMemory.settle)
-
-    def __init__(
-        self,
-        url: str | Path | None = None,
-        *,
-        tenant: str | None = None,
-        space: str | None = None,
-        require: str | Iterable[str] | None = None,
-        settled: bool = True,
-        embedder: str | Embedder | None = None,
-        index: str | None = None,
-        zone: str | None = None,
-    ) -> None:
-        self._core = AsyncMemory(
-            url,
-            tenant=tenant,
-            space=space,
-            require=require,
-            settled=settled,
-            embedder=embedder,
-            index=index,
-            zone=zone,
-        )
+    def __init__(self, core: C) -> None:
+        self._core = core
         self._gate, self._closed = threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simonides", daemon=True)
         self._thread.start()
         try:
-            self._wait(self._core.open())
+            self._wait(core.open())
         except BaseException:
             self._stop()
             raise
-
-    @property
-    def settings(self) -> Settings:
-        return self._core.settings
-
-    @property
-    def behind(self) -> str | None:
-        """Why something remembered has no vectors yet; None where everything has."""
-        return self._core.behind
 
     def close(self) -> None:
         """Finish the calls under way and what runs in the background, and close everything. Closing twice is fine."""
@@ -123,7 +81,7 @@ class Memory:
     def _wait(self, asked: Coroutine[Any, Any, T]) -> T:
         if threading.current_thread() is self._thread:
             asked.close()
-            raise Invalid("Memory is for code that does not await: use AsyncMemory here")
+            raise Invalid(f"{type(self).__name__} is for code that does not await: use Async{type(self).__name__} here")
         with self._gate:
             if self._closed:
                 asked.close()
@@ -144,6 +102,74 @@ class Memory:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class Memory(Waiting[AsyncMemory]):
+    """A memory over one store: `Memory("sqlite:///me.db")`, `Memory("me.db")`, `Memory(":memory:")`, `Memory()`.
+
+    See `AsyncMemory`, whose methods these are. Safe to share between threads. Opens at once; close it, or use `with`.
+    """
+
+    remember = waiting(AsyncMemory.remember)
+    keep = waiting(AsyncMemory.keep)
+    recall = waiting(AsyncMemory.recall)
+    explain_missing = waiting(AsyncMemory.explain_missing)
+    context = waiting(AsyncMemory.context)
+    get = waiting(AsyncMemory.get)
+    find = waiting(AsyncMemory.find)
+    count = waiting(AsyncMemory.count)
+    conversations = waiting(AsyncMemory.conversations)
+    messages = waiting(AsyncMemory.messages)
+    changes = waiting(AsyncMemory.changes)
+    position = waiting(AsyncMemory.position)
+    history = waiting(AsyncMemory.history)
+    revise = waiting(AsyncMemory.revise)
+    organise = waiting(AsyncMemory.organise)
+    supersede = waiting(AsyncMemory.supersede)
+    retract = waiting(AsyncMemory.retract)
+    forget = waiting(AsyncMemory.forget)
+    certificates = waiting(AsyncMemory.certificates)
+    export = waiting(AsyncMemory.export)
+    versions = waiting(AsyncMemory.versions)
+    restore = waiting(AsyncMemory.restore)
+    stats = waiting(AsyncMemory.stats)
+    doctor = waiting(AsyncMemory.doctor)
+    rebuild = waiting(AsyncMemory.rebuild)
+    settle = waiting(AsyncMemory.settle)
+
+    def __init__(
+        self,
+        url: str | Path | None = None,
+        *,
+        tenant: str | None = None,
+        space: str | None = None,
+        require: str | Iterable[str] | None = None,
+        settled: bool = True,
+        embedder: str | Embedder | None = None,
+        index: str | None = None,
+        zone: str | None = None,
+    ) -> None:
+        super().__init__(
+            AsyncMemory(
+                url,
+                tenant=tenant,
+                space=space,
+                require=require,
+                settled=settled,
+                embedder=embedder,
+                index=index,
+                zone=zone,
+            )
+        )
+
+    @property
+    def settings(self) -> Settings:
+        return self._core.settings
+
+    @property
+    def behind(self) -> str | None:
+        """Why something remembered has no vectors yet; None where everything has."""
+        return self._core.behind
 
 
 async def _rest() -> None:

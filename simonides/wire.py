@@ -209,6 +209,13 @@ def certificate_of(said: Mapping[str, Any]) -> Certificate:
     )
 
 
+def change_of(said: Mapping[str, Any]) -> Change:
+    """Return the line of the log, without its note."""
+    at = _time(said["at"])
+    assert at is not None
+    return Change(said["seq"], at, said["id"], said["version"], said["kind"], Scope(**said["scope"]))
+
+
 def _span_of(said: Mapping[str, Any]) -> Span:
     return Span(_time(said["since"]), _time(said["until"]))
 

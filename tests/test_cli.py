@@ -82,9 +82,8 @@ def at_terminal(*args: str, typed: str = "") -> tuple[int, str]:
 
 
 def commands() -> list[tuple[str, ...]]:
-    config = main.commands["config"]
-    assert isinstance(config, click.Group)
-    return [(name,) for name in main.commands] + [("config", name) for name in config.commands]
+    groups = [(name, made) for name, made in main.commands.items() if isinstance(made, click.Group)]
+    return [(name,) for name in main.commands] + [(name, inside) for name, group in groups for inside in group.commands]
 
 
 # -- remember and recall -----------------------------------------------------------------------------------------
@@ -185,7 +184,7 @@ def test_filters_hold_for_everything_that_looks(run: Run) -> None:
         (["--pinned"], "bridge two"),
         (["--not-pinned"], "bridge one"),
     ):
-        assert [r["text"] for r in answer(run("list", *filters, "--json"))] == [text]
+        assert [r["text"] for r in answer(run("list", *filters, "--json"))["records"]] == [text]
         assert [h["record"]["text"] for h in answer(run("recall", "bridge", *filters, "--json"))["hits"]] == [text]
         assert answer(run("count", *filters, "--json")) == {"count": 1}
     assert run("list", "--kind", "message").exit_code == 1
@@ -195,9 +194,34 @@ def test_filters_hold_for_everything_that_looks(run: Run) -> None:
 def test_a_list_goes_on_after_a_record(run: Run) -> None:
     for text in ("one", "two", "three"):
         run("remember", text)
-    first = answer(run("list", "-n", "2", "--json"))
-    rest = answer(run("list", "--after", first[-1]["id"][-8:], "--json"))
+    first = answer(run("list", "-n", "2", "--json"))["records"]
+    rest = answer(run("list", "--after", first[-1]["id"][-8:], "--json"))["records"]
     assert [r["text"] for r in [*first, *rest]] == ["three", "two", "one"]
+
+
+def test_a_list_goes_on_where_it_was_cut_whatever_became_of_the_last_record(run: Run, memory: Memory) -> None:
+    for text in ("one", "two", "three", "four"):
+        memory.remember(text, id=text)
+    page = answer(run("list", "-n", "2", "--json"))
+    assert [r["id"] for r in page["records"]] == ["four", "three"]
+    hint = run("list", "-n", "2").stderr
+    assert f"--after {page['next']}," in hint
+    memory.forget("three")
+    rest = answer(run("list", "--after", page["next"], "--json"))
+    assert ([r["id"] for r in rest["records"]], rest["next"]) == (["two", "one"], None)
+    end = run("list", "-n", "2", "--after", page["next"])
+    assert "one" in end.stdout and "--after" in end.stderr
+    assert run("list", "--after", answer(run("list", "-n", "3", "--json"))["next"], "--json").exit_code == 1
+    gone = run("list", "--after", "three")
+    assert gone.exit_code == 3 and "no record 'three'" in gone.stderr
+
+
+def test_what_a_question_takes_is_the_same_of_every_command_that_asks() -> None:
+    recall, why, context = (
+        {param.name for param in main.commands[name].params} for name in ("recall", "why", "context")
+    )
+    assert (recall - why, why - recall) == ({"explain"}, {"id"})
+    assert (recall - context, context - recall) == ({"explain", "min_relevance"}, {"budget"})
 
 
 def test_a_conversation_is_shown_with_its_messages(run: Run, memory: Memory) -> None:
@@ -252,8 +276,10 @@ def test_a_revision_of_a_version_that_is_not_the_latest_is_a_conflict(run: Run, 
 def test_what_supersedes_is_recalled_and_the_old_stays_true_before(run: Run, memory: Memory) -> None:
     record = memory.remember("I live in Lisbon", at="2026-01-01")
     run("supersede", record.id, "I live in Porto", "--at", "2026-09-12")
-    assert [r["text"] for r in answer(run("list", "--json"))] == ["I live in Porto"]
-    assert [r["text"] for r in answer(run("list", "--as-of", "2026-05-01", "--json"))] == ["I live in Lisbon"]
+    assert [r["text"] for r in answer(run("list", "--json"))["records"]] == ["I live in Porto"]
+    assert [r["text"] for r in answer(run("list", "--as-of", "2026-05-01", "--json"))["records"]] == [
+        "I live in Lisbon"
+    ]
 
 
 def test_what_is_retracted_is_not_found_and_keeps_its_history(run: Run, memory: Memory) -> None:
@@ -269,7 +295,7 @@ def test_what_is_forgotten_is_certified_and_gone(run: Run, memory: Memory) -> No
     memory.remember("stays")
     certificate = answer(run("forget", "--session", "s", "--yes", "--json"))
     assert certificate["count"] == 2
-    assert [r["text"] for r in answer(run("list", "--json"))] == ["stays"]
+    assert [r["text"] for r in answer(run("list", "--json"))["records"]] == ["stays"]
     assert [each["id"] for each in answer(run("certificates", "--json"))] == [certificate["id"]]
     assert "records" in run("certificates").stdout.lower()
     assert answer(run("certificates", "--user", "me", "--json"))[0]["id"] == certificate["id"]
@@ -426,7 +452,7 @@ def test_watching_takes_in_changes_and_archives_what_a_document_no_longer_says(r
     assert "cellar key is lost" in run("recall", "cellar key lost").stdout
     (notes / "keys.md").write_text(spare)
     run("watch", str(notes), "--once")
-    texts = [r["text"] for r in answer(run("list", "--kind", "chunk", "--json", "-n", "100"))]
+    texts = [r["text"] for r in answer(run("list", "--kind", "chunk", "--json", "-n", "100"))["records"]]
     assert not any("cellar" in text for text in texts)
     assert any("Ana" in text for text in texts)
     (notes / "keys.md").write_text(spare + cellar)

@@ -34,7 +34,7 @@ from simonides import (
     SimonidesError,
     Unavailable,
 )
-from simonides.store import Change
+from simonides.store import Batch, Change
 from simonides.stores import sqlite
 
 PATIENCE = 60.0  # seconds after which something is said to hang
@@ -854,9 +854,6 @@ async def test_a_memory_may_be_used_while_another_loop_runs(home: Path) -> None:
 
 
 def test_what_was_refused_at_the_door_leaves_no_thread_and_no_loop_behind(home: Path) -> None:
-    def ours() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith("simonides")]
-
     before = ours()
     for _ in range(3):
         refused(Memory, "me.db", tenant="")
@@ -864,3 +861,30 @@ def test_what_was_refused_at_the_door_leaves_no_thread_and_no_loop_behind(home: 
         refused(Memory, ".")
     gc.collect()  # what was not closed complains here
     assert ours() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no file that is there and cannot be read")
+@pytest.mark.parametrize("embedder", ["none", "hashing:"])
+async def test_an_opening_that_fails_leaves_nothing_open_and_may_be_tried_again(embedder: str, home: Path) -> None:
+    store, record = sqlite.open(f"sqlite:///{home}/me.db"), Record(scope=Scope(), body=Note(text="x"))
+    await store.commit(Batch(put=(record,)))
+    await store.commit(Batch(erase=(record.ref,)))  # cut off here: opening is to finish it
+    await store.close()
+    export = home / "me.db-files" / "exports" / "all.jsonl"
+    export.parent.mkdir(parents=True)
+    export.symlink_to("/proc/self/mem")
+    before, memory = ours(), AsyncMemory("me.db", embedder=embedder)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="cannot look into"):
+            await memory.open()
+        gc.collect()  # what was not closed complains here
+        assert ours() == before
+    export.unlink()
+    assert await memory.count() == 0
+    assert len(await memory.certificates()) == 1
+    await memory.close()
+
+
+def ours() -> list[str]:
+    """Return the names of the threads of ours that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("simonides")]

@@ -177,7 +177,7 @@ def test_both_faces_have_the_same_methods_and_signatures() -> None:
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
-WHOLE = {"keep", "restore", "stats", "doctor", "rebuild", "settle", "close"}  # about all that is here
+WHOLE = {"keep", "restore", "stats", "doctor", "position", "rebuild", "settle", "close"}  # about all that is here
 ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besides whose memory it is about
     "remember": ("a text",),
     "recall": ("a text",),
@@ -188,15 +188,18 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besi
     "conversations": (),
     "certificates": (),
     "export": (),
+    "versions": (),
+    "changes": (),
     "get": ("some-id",),
     "history": ("some-id",),
     "messages": ("some-id",),
     "revise": ("some-id",),
+    "organise": ("some-id",),
     "supersede": ("some-id", "a text"),
     "retract": ("some-id",),
     "forget": ("some-id",),
 }
-BY_ID = ("get", "history", "messages", "revise", "supersede", "retract", "forget")
+BY_ID = ("get", "history", "messages", "revise", "organise", "supersede", "retract", "forget")
 
 
 def test_every_method_says_whose_memory_it_is_about_or_is_about_the_whole() -> None:

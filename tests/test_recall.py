@@ -1,19 +1,23 @@
 """Recall, part by part: what a question names, what speaks for a candidate, how hits fit a budget."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from simonides import AsyncMemory
+from simonides.embedders.hashing import HashingEmbedder
 from simonides.kinds import Message, Note
 from simonides.query import Hit
 from simonides.recall import fitted
 from simonides.recall.fit import quoted
-from simonides.recall.gather import Candidate, Pool, holds_literal
+from simonides.recall.gather import RECENT, Candidate, Pool, holds_literal
 from simonides.recall.means import Hits
 from simonides.recall.question import literals, understand, without_names
 from simonides.recall.rank import boosted, rank
@@ -203,3 +207,29 @@ async def test_words_alone_are_said_to_be_a_fallback() -> None:
         hits = await memory.recall("tea")
     assert hits.notes
     assert "words alone" in hits.notes[0]
+
+
+class Heard(HashingEmbedder):
+    """Keeps the questions that it was asked to embed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = list[str]()
+
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> NDArray[np.float32]:
+        if query:
+            self.questions += texts
+        return await super().embed(texts, query=query)
+
+
+async def test_meaning_is_asked_for_again_where_another_speaks_than_those_who_spoke_last() -> None:
+    heard = Heard()
+    async with AsyncMemory(":memory:", embedder=heard) as memory:
+        await memory.remember([{"role": "user", "name": "Caroline", "content": "I bought pottery"}], session="a")
+        lately = [{"role": "user", "name": "Bea", "content": f"it rained on day {n}"} for n in range(RECENT + 5)]
+        await memory.remember(lately, session="b")
+        await memory.recall("what did Bea buy?")
+        assert heard.questions == ["what did buy?"]
+        heard.questions.clear()
+        await memory.recall("what pottery did Caroline buy?")
+        assert heard.questions == ["what pottery did Caroline buy?", "what pottery did buy?"]

@@ -373,3 +373,18 @@ def test_a_boost_is_never_out_of_bounds() -> None:
     for importance in (1, 5, 10):
         record = dataclasses.replace(note("x"), importance=importance, pinned=True)
         assert all(0 <= boosted(relevance, record, question) <= 1 for relevance in (0.0, 0.5, 1.0))
+
+
+def test_a_signal_that_others_build_on_is_worked_out_once_for_each_evidence() -> None:
+    calls = list[Evidence]()
+
+    @signals.once
+    def counted(evidence: Evidence) -> NDArray[np.float32]:
+        calls.append(evidence)
+        return np.zeros(len(evidence.records), np.float32)
+
+    first, second = (Evidence.of(understand("dogs", NOW), pool_of(note("dogs"))) for _ in range(2))
+    for evidence in (first, second, first):
+        counted(evidence)
+    assert [id(evidence) for evidence in calls] == [id(first), id(second)]
+    assert dataclasses.replace(first).kept == {}

@@ -15,8 +15,10 @@ from simonides.store import Batch, Embedding
 from simonides.stores import sqlite
 
 HERE = Scope()
-ANA, BO = Scope(user="ana"), Scope(user="bo")
+ANA, BO, BOS_DRONE = Scope(user="ana"), Scope(user="bo"), Scope(user="bo", agent="drone")
 FRIDAY, ANAS_FRIDAY = Scope(session="friday"), Scope(user="ana", session="friday")
+SCOUT, SCOUTS_FRIDAY = Scope(agent="scout"), Scope(agent="scout", session="friday")
+LEVELS = ("user", "agent", "session")
 TALKS = frozenset({"conversation"})
 NAMED: dict[str, dict[str, Any]] = {
     "id": {"ids": frozenset({"7", "8"})},
@@ -26,11 +28,11 @@ NAMED: dict[str, dict[str, Any]] = {
     "label": {"labels": frozenset({"rare"})},
     "folder": {"folder": "attic"},
 }
-WHOSE = {"user": ANA, "session": FRIDAY, "both": ANAS_FRIDAY}
+WHOSE = {"user": ANA, "agent": SCOUT, "session": FRIDAY, "both": ANAS_FRIDAY}
 FEW: dict[str, Any] = {"labels": ("rare",), "folder": "attic", "part_of": "trip", "links": (Link("about", "0"),)}
 NOTES = [
     Record(
-        scope=ANAS_FRIDAY if n == 7 else ANA if n == 9 else HERE if n == 3 else BO,
+        scope={3: HERE, 7: ANAS_FRIDAY, 9: ANA, 11: SCOUT, 12: SCOUTS_FRIDAY}.get(n, BOS_DRONE),
         id=f"{n}",
         body=Conversation(text="n", session="trip") if n == 8 else Note(text="n"),
         pinned=n % 7 == 0,
@@ -83,8 +85,7 @@ async def test_what_few_records_have_is_not_looked_for_in_all(name: str, scope: 
     found, steps = await planned(store, store.find(query))
     assert [record.id for record in found] == meant(query)
     assert "(realm=?)" not in steps
-    assert "records_user" not in steps
-    assert "records_session" not in steps
+    assert not any(f"records_{level}" in steps for level in LEVELS)
     assert "SCAN r" not in steps
     await store.close()
 
@@ -100,18 +101,21 @@ async def test_whose_the_newest_are_is_read_in_their_order(
     found, steps = await planned(store, store.find(query))
     assert [record.id for record in found] == meant(query)
     assert "(realm=?)" not in steps
-    assert steps.count("records_user") + steps.count("records_session") == (2 if shared else 1)
+    assert sum(steps.count(f"records_{level}") for level in LEVELS) == (2 if shared else 1)
     assert steps.count("TEMP B-TREE") == steps.count("TEMP B-TREE FOR LAST TERM")  # the versions of one record
     await store.close()
 
 
-async def test_where_many_bear_no_session_a_session_is_read_with_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("scope", "level"), [(ANAS_FRIDAY, "user"), (SCOUTS_FRIDAY, "agent")])
+async def test_where_many_bear_no_session_a_session_is_read_with_whose_it_is(
+    scope: Scope, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "FEW", 3)
     store = await filled()
-    query = Query(scope=ANAS_FRIDAY, newest=True)
+    query = Query(scope=scope, newest=True)
     found, steps = await planned(store, store.find(query))
     assert [record.id for record in found] == meant(query)
-    assert (steps.count("records_session"), steps.count("records_user")) == (1, 2)
+    assert (steps.count("records_session"), steps.count(f"records_{level}")) == (1, 2)
     await store.close()
 
 
@@ -134,8 +138,18 @@ async def test_what_is_somebodys_is_not_looked_for_in_all(whose: str) -> None:
     slots, by_slot = await planned(store, store.slots(query, "m"))
     assert [record.id for record in found] == meant(query)
     assert count == len(slots) == len(found)
-    level = "session" if whose == "session" else "user"
+    level = "user" if whose == "both" else whose
     assert all(f"records_{level} (realm=? AND {level}=?)" in steps for steps in (by_id, counted, by_slot))
+    await store.close()
+
+
+async def test_whoever_has_less_is_gone_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "NARROW", 9)
+    store = await filled()
+    query = Query(scope=Scope(user="bo", agent="scout"))
+    found, steps = await planned(store, store.find(query))
+    assert [record.id for record in found] == meant(query)
+    assert "records_agent (realm=? AND agent=?)" in steps
     await store.close()
 
 
@@ -162,7 +176,9 @@ async def test_who_has_very_many_by_id_is_read_in_that_order(monkeypatch: pytest
     await store.close()
 
 
-@pytest.mark.parametrize(("scope", "narrow", "way"), [(HERE, 9, "talk"), (ANA, 9, "user"), (BO, 9, "talk")])
+@pytest.mark.parametrize(
+    ("scope", "narrow", "way"), [(HERE, 9, "talk"), (ANA, 9, "user"), (BO, 9, "talk"), (SCOUT, 9, "agent")]
+)
 async def test_conversations_are_listed_by_what_is_less(
     scope: Scope, narrow: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

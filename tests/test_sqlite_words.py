@@ -120,3 +120,21 @@ async def test_how_common_a_word_is_is_told_by_a_sample(
     assert (versions, told[everywhere], told[seldom], told[never]) == (COUNT, COUNT, exact[seldom], 0)
     assert told[often] == pytest.approx(exact[often], rel=0.3)
     assert told[often] != exact[often]
+
+
+@pytest.mark.parametrize("narrow", [0, 20_000])
+async def test_whose_words_are_ranked_alike_whether_they_have_few_records_or_many(
+    store: sqlite.SqliteStore, monkeypatch: pytest.MonkeyPatch, narrow: int
+) -> None:
+    """What is left of another's after the first rows are read is passed over by its number, or asked for."""
+    theirs = Scope(user="bo")
+    await store.commit(
+        Batch(put=tuple(Record(scope=theirs, id=f"bo {n}", body=Note(text="amber " * (n + 1))) for n in range(3)))
+    )
+    monkeypatch.setattr(sqlite, "LEADING_MIN", 1)
+    monkeypatch.setattr(sqlite, "LEADING", 1)
+    monkeypatch.setattr(sqlite, "NARROW", narrow)
+    mine = await store.words(Query(scope=theirs, limit=COUNT, shared=False), "amber")
+    assert {record.id for record, _ in mine} == {"bo 0", "bo 1", "bo 2"}
+    alone = await store.words(Query(scope=theirs, limit=1, shared=False), "amber birch")
+    assert [record.scope.user for record, _ in alone] == ["bo"]

@@ -160,7 +160,7 @@ async def _said(call: Call, talk: Record, messages: Sequence[Said], own: str | N
         item = each.model_dump(exclude_none=True)
         item.setdefault("role", "user")
         if own is not None and "id" not in item:
-            item["id"] = f"{own}/{next(numbers)}"
+            item["id"] = f"{own}:{next(numbers)}"
         items.append(item)
     whose = {name: value for name, value in call.whose.items() if name != "session"}
     session = {"session": talk.scope.session} if talk.scope.session else {}

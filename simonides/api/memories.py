@@ -8,15 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue
 
 from ..access import Permit
+from ..drafts import Content
 from ..errors import Invalid
 from ..forgetting import Preview
+from ..kinds import KINDS
 from ..query import Place
-from ..record import Record
+from ..record import Link, Record
 from ..store import Certificate
 from ..wire import Json, as_json, certificate_as_json, preview_as_json
 from .operation import Call, operation
 from .shapes import (
     Asked,
+    Bodied,
     Certificates,
     Changed,
     Count,
@@ -25,6 +28,7 @@ from .shapes import (
     Importance,
     Kept,
     Limit,
+    LinkAsked,
     Moment,
     Name,
     Names,
@@ -74,9 +78,11 @@ def page(found: Sequence[Record], limit: int) -> Json:
 class Remember(Given):
     """A text, a message, or a list of them, which are kept together or not at all."""
 
-    content: Text | Said | Annotated[list[Text | Said], Field(min_length=1, max_length=10_000)] = Field(
-        description="A text, a message {role, content, at, …}, or a list of them.",
-        examples=["I moved to Lisbon in May", [{"role": "user", "content": "I am allergic to nuts"}]],
+    content: Text | Said | Bodied | Annotated[list[Text | Said | Bodied], Field(min_length=1, max_length=10_000)] = (
+        Field(
+            description="A text, a message {role, content, at, …}, or a list of them.",
+            examples=["I moved to Lisbon in May", [{"role": "user", "content": "I am allergic to nuts"}]],
+        )
     )
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
     name: Name | None = Field(None, description="The speaker's name.")
@@ -84,6 +90,7 @@ class Remember(Given):
     id: Name | None = Field(None, description="The caller's own id: the same write twice is one.")
     title: Name | None = Field(None, description="Of the conversation, where it is new.")
     part_of: Name | None = Field(None, description="The id of what it is part of.")
+    links: Annotated[list[LinkAsked], Field(max_length=100)] | None = None
 
 
 @operation("POST", "/memories", needs=Permit.WRITE, gives=Kept, status=201)
@@ -95,12 +102,26 @@ async def remember(asked: Remember, call: Call) -> Json:
     items = asked.content if isinstance(asked.content, list) else [asked.content]
     if len(items) > (most := call.desk.serving.batch_max):
         raise Invalid(f"more than {most} in one batch: send them in several")
-    contents = [item if isinstance(item, str) else item.model_dump(exclude_none=True) for item in items]
+    contents = [content_of(item) for item in items]
     more = picked(asked, (*GIVEN, "role", "name", "at", "id", "title", "part_of"))
+    if asked.links:
+        more["links"] = [Link(link.role, link.target) for link in asked.links]
     content: Any = contents if isinstance(asked.content, list) else contents[0]
     kept = await call.memory.remember(content, once=call.once, **more, **call.whose)
     records = kept if isinstance(kept, list) else [kept]
     return {"results": [as_json(record) for record in records], **await indexed(call, asked.wait)}
+
+
+def content_of(item: str | Said | Bodied) -> Content:
+    """Return what was said as the library takes it."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Said):
+        return item.model_dump(exclude_none=True)
+    try:
+        return KINDS[item.kind](**item.body)  # type: ignore[arg-type]
+    except TypeError:
+        raise Invalid(f"the body of a {item.kind} says other things than {', '.join(item.body)}") from None
 
 
 # -- look ---------------------------------------------------------------------------------------------------------
@@ -136,6 +157,19 @@ async def find(asked: Find, call: Call) -> Json:
 async def count(asked: Which, call: Call) -> Json:
     """Count the records that match."""
     return {"count": await call.memory.count(**picked(asked, FILTERS), **call.whose)}
+
+
+class ReadOut(Which):
+    limit: Limit = 500
+    after: str | None = Field(None, max_length=1000, description="What `next` of the last page said.")
+
+
+@operation("GET", "/memories/versions", needs=Permit.READ, gives=Records)
+async def versions(asked: ReadOut, call: Call) -> Json:
+    """Read out every version of the records that match, by id, so many records at a time."""
+    filters: Any = {"archived": True, "ended": True, **picked(asked, FILTERS), **call.whose}
+    found = await call.memory.versions(limit=asked.limit, after=asked.after, **filters)
+    return {"results": [as_json(each) for each in found], "next": str(found.next) if found.next else None}
 
 
 @operation("GET", "/memories/{id}/history", needs=Permit.READ, gives=Versions)
@@ -200,7 +234,7 @@ async def organise(asked: Organise, call: Call) -> Json:
 
 
 class Supersede(Named):
-    content: Text | Said = Field(description="What is true instead.")
+    content: Text | Said | Bodied = Field(description="What is true instead.")
     at: Moment | None = Field(None, description="Since when; default: now.")
     wait: Wait = "indexed"
 
@@ -208,8 +242,9 @@ class Supersede(Named):
 @operation("POST", "/memories/{id}/supersede", needs=Permit.WRITE, gives=Changed, status=201)
 async def supersede(asked: Supersede, call: Call) -> Json:
     """Keep what is true instead, and end the old record there."""
-    content: Any = asked.content if isinstance(asked.content, str) else asked.content.model_dump(exclude_none=True)
-    record = await call.memory.supersede(asked.id, content, once=call.once, **picked(asked, ("at",)), **call.whose)
+    record = await call.memory.supersede(
+        asked.id, content_of(asked.content), once=call.once, **picked(asked, ("at",)), **call.whose
+    )
     return await changed(call, record, asked.wait)
 
 
@@ -281,5 +316,6 @@ async def certificates(asked: Asked, call: Call) -> Json:
 
 
 ROWS = (
-    remember, find, count, get, history, messages, revise, organise, supersede, retract, forget, erase, certificates,
+    remember, find, count, versions, get, history, messages, revise, organise, supersede, retract, forget, erase,
+    certificates,
 )  # fmt: skip

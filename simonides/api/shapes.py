@@ -81,6 +81,22 @@ class Said(BaseModel):
     metadata: dict[str, JsonValue] | None = None
 
 
+class Bodied(BaseModel):
+    """Something of another kind than a message or a note: what that kind says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["conversation", "message", "note", "fact", "entity", "document", "chunk"]
+    body: dict[str, str | None] = Field(examples=[{"text": "Ana owns a boat", "predicate": "owns"}])
+
+
+class LinkAsked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Name
+    target: Name = Field(description="The id of a record.")
+
+
 class Given(Asked):
     """What may be said of something when it is remembered."""
 

@@ -47,20 +47,23 @@ async def export(asked: Export, call: Call) -> AsyncIterator[bytes]:
 class Import(Asked):
     """Into whose memory it goes; what names nobody in the file is theirs."""
 
+    ids: bool = Field(False, description="Answer with the ids of what is new.")
+
 
 class Imported(Shape):
     read: int
     new: int
+    ids: list[str] = Field(description="Of what is new, where they were asked for.")
     problems: list[str] = Field(description="What could not be read, by file and line; the first hundred.")
     problems_count: int
     indexed: bool
     task: str | None
 
 
-async def take_in(path: Path, name: str, call: Call) -> Json:
+async def take_in(path: Path, name: str, call: Call, *, ids: bool = False) -> Json:
     """Keep what the file holds: an export of ours, or any format that there is an importer for."""
     read = new = wrong = 0
-    problems: list[str] = []
+    problems, known = list[str](), list[str]()
     found = importers.read([path], call.scope)
     while batch := await asyncio.to_thread(_next, found):
         bad = [each for each in batch if isinstance(each, Problem)]
@@ -71,11 +74,13 @@ async def take_in(path: Path, name: str, call: Call) -> Json:
         others = [record for record in records if not record.known.since]
         read += len(records)
         new += await call.memory.restore(versions) if versions else 0
-        new += len(await call.memory.keep(others)) if others else 0
+        kept = await call.memory.keep(others) if others else []
+        new += len(kept)
+        known += [record.id for record in kept] if ids else []
     place = await call.memory.position()
     done = place.indexed >= place.written
     return {
-        "read": read, "new": new, "problems": problems, "problems_count": wrong, "indexed": done,
+        "read": read, "new": new, "ids": known, "problems": problems, "problems_count": wrong, "indexed": done,
         "task": None if done else f"log-{place.written}",
     }  # fmt: skip
 

@@ -111,6 +111,18 @@ async def changes(asked: Log, call: Call) -> Json:
     return {"results": [change_as_json(each) for each in found], "next": found.next}
 
 
+class Place(Shape):
+    written: int = Field(description="The last line of the log.")
+    indexed: int = Field(description="The line up to which it can be found by meaning.")
+
+
+@operation("GET", "/position", needs=Permit.READ, gives=Place)
+async def position(asked: Asked, call: Call) -> Json:
+    """Say how far the log goes, and up to where it is indexed."""
+    place = await call.memory.position()
+    return {"written": place.written, "indexed": place.indexed}
+
+
 class Part(Shape):
     name: str
     works: bool
@@ -131,4 +143,4 @@ class Capabilities(Shape):
     parts: list[Part]
 
 
-ROWS = (stats, changes, get_task, doctor, rebuild)
+ROWS = (stats, changes, position, get_task, doctor, rebuild)

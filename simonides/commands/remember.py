@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,11 +13,13 @@ from ..asked import (
     PAIR,
     REMEMBER,
     Asked,
+    F,
     LocalTime,
     command,
     limit,
     matching,
     text_given,
+    the_place,
     the_record,
     time_option,
     timed,
@@ -24,6 +27,7 @@ from ..asked import (
 )
 from ..errors import Invalid
 from ..kinds import Conversation, Document
+from ..query import Place
 
 NOTHING = 1  # the exit status where nothing was found
 
@@ -41,6 +45,17 @@ min_relevance = click.option(
     metavar="0..1",
     help="Leave out what scores below this.",
 )
+
+
+def asking(most: int) -> Callable[[F], F]:
+    """Add what every question takes: its words, the filters, how many to return by default, and how far to look."""
+
+    def added(function: F) -> F:
+        for option in (effort, limit(most), timed, matching, click.argument("query", nargs=-1, required=True)):
+            function = option(function)
+        return function
+
+    return added
 
 
 @command(
@@ -86,11 +101,7 @@ def remember(asked: Asked, text: tuple[str, ...], metadata: tuple[tuple[str, Any
     'simonides recall "the dose" --as-of 2026-05-01 --explain\n'
     'simonides recall "bridge" --folder work --since 2026-06-01 -n 3 --json',
 )
-@click.argument("query", nargs=-1, required=True)
-@matching
-@timed
-@limit(10)
-@effort
+@asking(10)
 @min_relevance
 @click.option("--explain", is_flag=True, help="Say why each was found.")
 def recall(
@@ -121,11 +132,7 @@ def recall(
     'simonides why 8a3f21c0 "where do I live?"\nsimonides why 8a3f21c0 "the dose" --label health --min-relevance 0.3',
 )
 @click.argument("id")
-@click.argument("query", nargs=-1, required=True)
-@matching
-@timed
-@limit(10)
-@effort
+@asking(10)
 @min_relevance
 def why(
     asked: Asked, id: str, query: tuple[str, ...], limit: int, effort: str, min_relevance: float, **filters: Any
@@ -150,12 +157,8 @@ def why(
     'simonides context "what should I know before the vet?" --budget 800\n'
     'simonides context "the tender" --folder work | pbcopy',
 )
-@click.argument("query", nargs=-1, required=True)
 @click.option("--budget", default=1500, show_default=True, metavar="TOKENS", help="At most this many tokens.")
-@matching
-@timed
-@limit(50)
-@effort
+@asking(50)
 def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, effort: str, **filters: Any) -> int:
     """Print what to have in mind, ready for a prompt."""
     with asked.memory() as memory, terminal.busy("Recalling…", asked.quiet):
@@ -174,24 +177,31 @@ def context(asked: Asked, query: tuple[str, ...], budget: int, limit: int, effor
 
 @command(
     REMEMBER,
-    "simonides list --label home\nsimonides list --kind note --since 2026-05-01 --json",
+    "simonides list --label home\n"
+    "simonides list --kind note --since 2026-05-01 --json\n"
+    "simonides list --after 8a3f21c0",
     name="list",
 )
 @matching
 @timed
 @limit(20)
-@click.option("--after", metavar="ID", help="Go on after this record.")
+@click.option("--after", metavar="PLACE|ID", help="Go on where the last page ended, or after this record.")
 def list_(asked: Asked, limit: int, after: str | None, **filters: Any) -> int:
-    """List what is remembered, newest first."""
+    """List what is remembered, newest first.
+
+    Where there may be more, the place to go on after is said below, and in JSON as "next". It holds whatever becomes of
+    the last record meanwhile.
+    """
     with asked.memory() as memory:
-        after = the_record(memory, after, asked).id if after else None
-        found = memory.find(limit=limit, after=after, **which(asked, filters))
+        place = the_place(memory, after, asked) if after else None
+        found = memory.find(limit=limit, after=place, **which(asked, filters))
+    more = str(Place.of(found[-1])) if len(found) == limit else None
     if asked.json:
-        terminal.say_json([wire.as_json(record) for record in found])
+        terminal.say_json({"records": [wire.as_json(record) for record in found], "next": more})
     elif found:
         terminal.show(shown.records(found, asked.zone))
-    if len(found) == limit:
-        remark(asked, f"there may be more: add --after {shown.short(found[-1].id)}, or -n {limit * 5}")
+    if more:
+        remark(asked, f"there may be more: add --after {more}, or -n {limit * 5}")
     elif not found:
         remark(asked, "nothing found")
     return 0 if found else NOTHING

@@ -1,21 +1,14 @@
-"""Upkeep: how much there is, whether it is sound, what was erased, the settings, and a first look round."""
+"""Upkeep: how much there is, whether it is sound, what was erased, and a first look round."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .. import config as configuration
 from .. import shown, terminal, wire
-from ..arguments import levels_of, named, zone_of
-from ..asked import UPKEEP, Asked, Command, command, common, format_examples, take_common
-from ..errors import Invalid
+from ..asked import UPKEEP, Asked, command
 from .remember import remark
 
 COMPLAINTS = 1  # the exit status where something is wrong
@@ -93,105 +86,6 @@ def certificates(asked: Asked) -> int:
     else:
         remark(asked, "nothing was ever erased here")
     return 0 if found else 1
-
-
-# -- settings ----------------------------------------------------------------------------------------------------
-
-
-class Settings(click.Group):
-    """A group that is a command of its own when nothing follows it."""
-
-    command_class = Command
-    section = UPKEEP
-    example = "simonides config\nsimonides config set user marta\nsimonides config path"
-
-    def invoke(self, ctx: click.Context) -> Any:
-        take_common(ctx)
-        return super().invoke(ctx)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        format_examples(self.example, formatter)
-
-
-@click.group(cls=Settings, invoke_without_command=True, params=common(hidden=True))
-@click.pass_context
-def config(ctx: click.Context) -> None:
-    """Show every setting, its value, and where it comes from."""
-    if ctx.invoked_subcommand is None:
-        _show_settings(ctx.obj)
-
-
-def _show_settings(asked: Asked) -> None:
-    settings = asked.settings
-    names = configuration.NAMES
-    rows = [{"name": name, "value": _value(settings, name), "from": _origin(asked, name)} for name in names]
-    if asked.json:
-        terminal.say_json(rows)
-        return
-    made = shown.table("Setting", "Value", "From")
-    for row in rows:
-        made.add_row(*(shown.plain(row[name]) for name in ("name", "value", "from")))
-    terminal.show(made)
-
-
-def _value(settings: configuration.Settings, name: str) -> str:
-    return settings.store_url if name == "store" else str(getattr(settings, name))
-
-
-def _origin(asked: Asked, name: str) -> str:
-    variable = f"SIMONIDES_{name.upper()}"
-    if dataclasses.asdict(asked).get(name) is not None:
-        return f"--{name}"
-    if os.environ.get(variable):
-        return variable
-    return str(configuration.settings_file()) if name in configuration.file_settings() else "default"
-
-
-@config.command("set", example="simonides config set user marta\nsimonides config set user ''")
-@click.argument("name")
-@click.argument("value")
-@click.pass_obj
-def set_(asked: Asked, name: str, value: str) -> None:
-    """Write a setting to the configuration file; an empty value takes it out."""
-    if name not in configuration.NAMES:
-        close = configuration.did_you_mean(name, configuration.NAMES)
-        raise Invalid(f"there is no setting {name!r}{close}; there are: {', '.join(configuration.NAMES)}")
-    _check(name, value)
-    path = configuration.settings_file()
-    _write(path, {**configuration.file_settings(), name: value}, name)
-    terminal.say_json({"name": name, "value": value, "path": str(path)}) if asked.json else None
-    remark(asked, *([] if asked.json else [f"written to {path}"]))
-
-
-def _check(name: str, value: str) -> None:
-    if not value:
-        return
-    named(name, value)
-    if name == "zone":
-        zone_of(value)
-    if name == "require":
-        levels_of(value.split(","))
-
-
-def _write(path: Path, settings: dict[str, str], name: str) -> None:
-    """Write one of the settings in its place in the file, whose other lines stay as they are, comments too."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    line = f"{name} = {json.dumps(settings[name], ensure_ascii=False)}"  # a basic string of TOML is one of JSON
-    places = [place for place, old in enumerate(lines) if re.match(rf"\s*{name}\s*=", old)]
-    at = places[0] if places else len(lines)
-    lines[at : at + 1] = [line] if settings[name] else []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    partial.replace(path)
-
-
-@config.command("path", example="$EDITOR $(simonides config path)")
-@click.pass_obj
-def path_(asked: Asked) -> None:
-    """Print where the configuration file is, or would be."""
-    path = str(configuration.settings_file())
-    terminal.say_json({"path": path}) if asked.json else terminal.say(terminal.safe(path))
 
 
 # -- first look --------------------------------------------------------------------------------------------------

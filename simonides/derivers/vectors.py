@@ -1,20 +1,21 @@
 """Gives every record its vectors: who and when and what it says, as the embedder sees it.
 
 The follower's name holds the model and this recipe, so a change of either is another follower that starts at 0, beside
-the old one.
+the old one. When everything has its vectors by this recipe, those that an older one made with the same embedder go.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..embedder import TOKEN_BYTES, Embedder, TokenEmbedder
+from ..errors import Conflict
 from ..follow import live
 from ..kinds import Message
 from ..record import Record
-from ..store import Batch, Change, Embedding, Store
+from ..store import Batch, Change, Cursor, Embedding, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ RECIPE = 2
 PASSAGE = 1_000  # weight of one passage: about 250 tokens, of the 512 that small models read
 PASSAGES_MAX = 128  # a longer text is found by its words beyond this
 TOKENS_MAX = 128  # of a text's tokens, from its beginning, that are kept for weighing it
+DROPPED = 1_000  # old vectors that one transaction removes, while others wait to write
 _BREAK = re.compile(r"(?<=[.!?。!?])\s+|\n+")
 _WIDE = re.compile(r"[^\x00-\u024f]")  # outside Latin a character is about a token of its own
 
@@ -33,14 +35,39 @@ class Vectors:
 
     def __init__(self, embedder: Embedder) -> None:
         self.model = f"{embedder.name}/{RECIPE}"
-        self.name = f"vectors/{self.model}"
+        self.name = _name(self.model)
         self._embedder = embedder
+        self._retired: set[str] = set()  # models of older recipes whose followers were sent back
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
         records = [record for record in await live(changes, store) if record.text.strip()]
         parts = [[f"{header(record)}{passage}" for passage in passages(record.text)] for record in records]
         vectors, tokens = await encoded(self._embedder, [text for texts in parts for text in texts])
         return Batch(embeddings=tuple(self._embeddings(records, parts, vectors, tokens)))
+
+    async def tidy(self, store: Store) -> bool:
+        """Drop some of the vectors that older recipes made with this embedder; return whether more are to be dropped.
+
+        First the old follower is sent back to 0, so that a release with that recipe makes its vectors again. If it
+        moves all the same, such a release is at work on this store, and keeps what it needs.
+        """
+        for model in older(self.model, await store.models()):
+            if await self._retire(model, store):
+                await store.drop_model(model, limit=DROPPED)
+                return True
+        return False
+
+    async def _retire(self, model: str, store: Store) -> bool:
+        """Send the follower back; return whether nobody but us has moved it."""
+        if place := await store.cursor(_name(model)):
+            if model in self._retired:
+                return False
+            try:
+                await store.commit(Batch(), cursor=Cursor(_name(model), place, 0))
+            except Conflict:
+                return False
+        self._retired.add(model)
+        return True
 
     def _embeddings(
         self,
@@ -56,6 +83,17 @@ class Vectors:
             found.append(Embedding(record.ref, record.version, self.model, vectors[mine], said))
             start += len(texts)
         return found
+
+
+def older(model: str, models: Iterable[str]) -> list[str]:
+    """Return those of the models that are of the same embedder, by an older recipe."""
+    embedder, _, recipe = model.rpartition("/")
+    parts = ((name, *name.rpartition("/")) for name in models)
+    return [name for name, same, _, old in parts if same == embedder and old.isdecimal() and int(old) < int(recipe)]
+
+
+def _name(model: str) -> str:
+    return f"vectors/{model}"
 
 
 async def encoded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:

@@ -44,7 +44,7 @@ class SqliteDirectory:
         self._path = _parsed(url)
         self._reader, self._writer = _Line("reader"), _Line("writer")
         self._watch: apsw.Connection | None = None
-        self._cache: OrderedDict[str, tuple[Key, bytes]] = OrderedDict()
+        self._cache: OrderedDict[bytes, Key] = OrderedDict()  # by the digests of their secrets
         self._cached_at: int | None = None  # what the watch saw when it was filled
         try:
             _make_file(self._path)
@@ -67,26 +67,26 @@ class SqliteDirectory:
         return key, secret
 
     async def find(self, secret: str) -> Key | None:
-        id = id_in(secret)
-        seen = self._seen()
+        """Only right secrets are at hand, by their digests: a wrong one is looked up, whatever id it names."""
+        seen, own = self._seen(), digest(secret)
         if seen is None or seen != self._cached_at:
             self._cache.clear()
             self._cached_at = seen
-        if id not in self._cache:
-            sql = f"SELECT {COLUMNS}, digest FROM keys WHERE id = ?"
-            row = await self._run(self._reader, lambda db: db.execute(sql, (id,)).fetchone())
-            key, kept = (_key(row[:-1]), row[-1]) if row else (None, None)
-            if key is not None and kept is not None:
-                self._keep(key, kept, seen)
-        else:
-            key, kept = self._cache[id]
-        return key if opens(secret, kept) else None
+        if own in self._cache:
+            return self._cache[own]
+        sql, id = f"SELECT digest, {COLUMNS} FROM keys WHERE id = ?", id_in(secret)
+        row = await self._run(self._reader, lambda db: db.execute(sql, (id,)).fetchone())
+        if not opens(secret, row[0] if row else None) or row is None:
+            return None
+        key = _key(row[1:])
+        self._keep(own, key, seen)
+        return key
 
-    def _keep(self, key: Key, kept: bytes, seen: int | None) -> None:
-        """Keep at hand what was read, unless somebody may have written since it was."""
+    def _keep(self, own: bytes, key: Key, seen: int | None) -> None:
+        """Keep at hand what was read, unless somebody may have written since."""
         if seen is None or seen != self._cached_at:
             return
-        self._cache[key.id] = key, kept
+        self._cache[own] = key
         if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
 

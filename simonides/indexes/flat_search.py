@@ -172,10 +172,14 @@ class Search:
         wide = self._limit
         while True:
             ranking: Ranking = await self._run(candidates.rank, self._vector, wide)
-            for reach in sorted({ranking.enough(self._limit), len(ranking.slots)}):
+            reach = ranking.enough(self._limit)
+            while True:
                 await self._ask(ranking.slots[:reach])
                 if self._is_settled(ranking, reach):
                     return True
+                if reach == len(ranking.slots):
+                    break
+                reach = max(reach + 1, self._further(ranking))
             if ranking.complete:
                 return True
             if not patient and self._passed < PASSING * len(self._seen):
@@ -192,6 +196,13 @@ class Search:
             for (slot, id, _), score in zip(owned, scores, strict=True):
                 if id not in self._best or score > self._best[id][0]:
                     self._best[id] = score, slot
+
+    def _further(self, ranking: Ranking) -> int:
+        """Return up to which rank a row could still be among the nearest, and the first that could not."""
+        if len(self._best) < self._limit:
+            return len(ranking.slots)
+        last = heapq.nlargest(self._limit, self._best.values())[-1][0]
+        return min(len(ranking.slots), int(np.count_nonzero(ranking.scores + ranking.slack > last)) + 1)
 
     def _is_settled(self, ranking: Ranking, reach: int) -> bool:
         """Whether no row beyond that reach, or passed over by the choice of candidates, could be among the nearest."""

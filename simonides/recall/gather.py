@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -72,25 +72,37 @@ async def gather(question: Question, query: Query, means: Means, effort: Effort)
     pool, store = Pool(), means.store
     if query.kinds is None:
         query = dataclasses.replace(query, kinds=SAYING)
-    by_words, exact, when, recent, pinned, spread = await asyncio.gather(
-        _words(question, query, store, effort.words),
+    recent = asyncio.ensure_future(store.find(_of(query, newest=True, limit=RECENT)))
+    near, (by_words, spread), exact, when, recently, pinned = await asyncio.gather(
+        _near_as_foreseen(question, query, means, effort, recent),
+        _words_and_spread(question, query, store, effort.words),
         _exact(question, query, store),
         _when(question, query, store),
-        store.find(_of(query, newest=True, limit=RECENT)),
+        recent,
         store.find(_of(query, pinned=True, newest=True, limit=PINNED)) if query.pinned is None else _nothing(),
-        store.spread(query.scope, question.terms),
     )
     pool.versions, pool.frequencies = spread
     pool.add("words", [record for record, _ in by_words])
     pool.add("exact", exact)
     pool.add("when", when)
-    pool.add("recent", recent)
+    pool.add("recent", recently)
     pool.add("pinned", pinned)
-    await _near(question, query, means, pool, effort)
+    parts = _nameless(question, [candidate.record for candidate in pool.candidates.values()])
+    if near.parts not in (parts, ()):
+        near = await _near(parts, query, means, effort)
+    _add_near(pool, near)
     leading = likeliest(pool, {record.id: score for record, score in by_words})
     await _around(query, store, pool, leading[: effort.around])
     await asyncio.gather(_titles(query, store, pool), _tokens(query, means, pool, leading[: effort.late]))
     return pool
+
+
+async def _words_and_spread(
+    question: Question, query: Query, store: Store, limit: int
+) -> tuple[list[tuple[Record, float]], tuple[int, dict[str, int]]]:
+    """Return what shares words with the question, and how common those are: counted once if one follows the other."""
+    found = await _words(question, query, store, limit)
+    return found, await store.spread(query.scope, question.terms)
 
 
 async def _words(question: Question, query: Query, store: Store, limit: int) -> list[tuple[Record, float]]:
@@ -111,30 +123,54 @@ def saying(record: Record) -> tuple[str, str | None, str]:
     return record.kind, record.body.who, " ".join(language.fold(record.text).split())
 
 
-async def _near(question: Question, query: Query, means: Means, pool: Pool, effort: Effort) -> None:
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What lies near the parts of a question; without parts nothing was asked, and `note` says why."""
+
+    parts: tuple[str, ...] = ()
+    asked: Asked | None = None
+    nearest: Sequence[tuple[Record, float]] = ()  # with their cosines
+    unrelated: float = 0.0
+    note: str | None = None
+
+
+async def _near_as_foreseen(
+    question: Question, query: Query, means: Means, effort: Effort, recent: Awaitable[Sequence[Record]]
+) -> Near:
+    """Look for what is near while the other arms still look, as if those who spoke last were all who speak."""
+    return await _near(_nameless(question, await recent), query, means, effort)
+
+
+def _nameless(question: Question, records: Iterable[Record]) -> tuple[str, ...]:
+    names = _speakers(records)
+    return tuple(without_names(part, names) for part in question.parts)
+
+
+async def _near(parts: tuple[str, ...], query: Query, means: Means, effort: Effort) -> Near:
     """Records whose meaning is close. The index proposes; the store, which knows the clocks, disposes."""
     if means.index is None or means.embedder is None:
-        pool.notes = ("no embedder is set: found by words alone",)
-        return
-    names = _speakers(pool.candidates.values())
+        return Near(note="no embedder is set: found by words alone")
     try:
-        pool.asked = await _embedded([without_names(part, names) for part in question.parts], means.embedder)
+        asked = await _embedded(parts, means.embedder)
     except Unavailable as error:
-        pool.notes = (f"found by words alone, because the embedder did not answer: {error}",)
-        return
-    vector, limit = pool.asked.vector, effort.near
+        return Near(note=f"found by words alone, because the embedder did not answer: {error}")
+    vector, limit = asked.vector, effort.near
     nearest = await means.index.near(_of(query, limit=limit), vector, limit)
     if len(nearest) == limit and nearest[limit // 2][1] > SAME:  # the same again and again: look further down
         nearest = await means.index.near(_of(query, limit=limit * FLOOD), vector, limit * FLOOD)
-    missing = frozenset(id for id, _ in nearest if id not in pool.candidates)
-    fetched = await means.store.find(_of(query, ids=missing, limit=len(missing))) if missing else []
-    found = {record.id: record for record in fetched}
-    for id, cosine in nearest:
-        if candidate := pool.candidates.get(id) or (Candidate(found[id]) if id in found else None):
-            candidate.cosine = cosine
-            candidate.by.add("near")
-            pool.candidates[id] = candidate
-    pool.unrelated = means.embedder.unrelated
+    ids = frozenset(id for id, _ in nearest)
+    found = {record.id: record for record in await means.store.find(_of(query, ids=ids, limit=len(ids)))} if ids else {}
+    there = [(found[id], cosine) for id, cosine in nearest if id in found]
+    return Near(parts, asked, there, means.embedder.unrelated)
+
+
+def _add_near(pool: Pool, near: Near) -> None:
+    pool.asked, pool.unrelated = near.asked, near.unrelated
+    if near.note:
+        pool.notes = (near.note,)
+    pool.add("near", [record for record, _ in near.nearest])
+    for record, cosine in near.nearest:
+        pool.candidates[record.id].cosine = cosine
 
 
 async def _embedded(parts: Sequence[str], embedder: Embedder) -> Asked:
@@ -230,8 +266,8 @@ async def _titles(query: Query, store: Store, pool: Pool) -> None:
             pool.titles[whole.id] = whole.text
 
 
-def _speakers(candidates: Iterable[Candidate]) -> frozenset[str]:
-    bodies = (candidate.record.body for candidate in candidates)
+def _speakers(records: Iterable[Record]) -> frozenset[str]:
+    bodies = (record.body for record in records)
     return frozenset(body.name for body in bodies if isinstance(body, Message) and body.name)
 
 

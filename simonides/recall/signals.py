@@ -6,10 +6,11 @@ what it weighs; `fuse` does the rest, and `explain` shows it.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class Evidence:
     cosines: Values  # with the question; nan where not known
     likeness: NDArray[np.float32]  # how close each token asked for comes: (candidates, tokens), to the power of SHARP
     looked: NDArray[np.bool_]  # whose tokens are known
+    kept: dict[str, Values] = field(default_factory=dict, init=False)  # see `once`
 
     @classmethod
     def of(cls, question: Question, pool: Pool) -> Evidence:
@@ -149,6 +151,18 @@ class Evidence:
 Signal = Callable[[Evidence], "Values"]
 
 
+def once(signal: Signal) -> Signal:
+    """The signal, worked out once for each evidence: others build on it. Its values are not to be written to."""
+
+    @functools.wraps(signal)
+    def kept(evidence: Evidence) -> Values:
+        if signal.__name__ not in evidence.kept:
+            evidence.kept[signal.__name__] = signal(evidence)
+        return evidence.kept[signal.__name__]
+
+    return kept
+
+
 def _f4(values: Any) -> Values:
     return np.asarray(values, np.float32)
 
@@ -193,6 +207,7 @@ def idf(frequency: int, versions: int) -> float:
 # -- meaning -----------------------------------------------------------------------------------------------------------
 
 
+@once
 def near(evidence: Evidence) -> Values:
     """Meaning: the cosine, above what unrelated texts have."""
     floor = evidence.pool.unrelated
@@ -214,6 +229,7 @@ def _neighbours(evidence: Evidence, way: NDArray[np.intp]) -> Values:
     return np.where(way >= 0, own[way], own)
 
 
+@once
 def late(evidence: Evidence) -> Values:
     """Late interaction: how close the text comes to each token of the question, on average."""
     return _weighed(evidence, evidence.likeness)
@@ -250,6 +266,7 @@ def words_before(evidence: Evidence) -> Values:
     return evidence.bm25(counts, evidence.lengths + evidence.beside(evidence.lengths, evidence.before))
 
 
+@once
 def passage(evidence: Evidence) -> Values:
     """The question's words in the turn together with the turns around it."""
     ways = evidence.before, evidence.after

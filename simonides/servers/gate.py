@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class Gate:
-    """`require` asks for a key; `rate` is how many calls a minute a principal has that says nothing of it, None: any.
+    """`require` asks for a key. `rate` is how many calls a minute a principal has that says nothing, 0: any number.
 
-    `clock` is when keys expire by, `ticks` (seconds, from anywhere) what calls are counted by.
+    `rate` and `failures_max` may be set anew while it is open. Keys expire by `clock`; calls are counted by `ticks`, in
+    seconds from anywhere.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Gate:
         directory: Directory | None,
         *,
         require: bool,
-        rate: int | None = None,
+        rate: int = 0,
+        failures_max: int = FAILURES_MAX,
         clock: Callable[[], datetime] = now,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._require, self._rate, self._clock = directory, require, rate, clock
+        self.rate, self.failures_max = rate, failures_max
+        self._directory, self._require, self._clock = directory, require, clock
         self._calls, self._failures = Windows(ticks), Windows(ticks)
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._uses: dict[str, datetime] = {}
@@ -74,7 +77,7 @@ class Gate:
 
     def room(self, principal: Principal) -> Room | None:
         """Return how many calls this principal has left, for the headers that say so; None: as many as it likes."""
-        most = principal.rate or self._rate
+        most = principal.rate or self.rate
         return self._calls.room(principal.name, most) if most else None
 
     async def settle(self) -> None:
@@ -113,15 +116,15 @@ class Gate:
 
     def _fail(self, address: str) -> None:
         self._bar(address)
-        self._failures.take(address, FAILURES_MAX)
+        self._failures.take(address, self.failures_max)
 
     def _bar(self, address: str) -> None:
-        room = self._failures.room(address, FAILURES_MAX)
+        room = self._failures.room(address, self.failures_max)
         if not room.remaining:
             raise Limited("too many wrong keys from this address", retry_after=room.reset)
 
     def _count(self, principal: Principal) -> None:
-        most = principal.rate or self._rate
+        most = principal.rate or self.rate
         if most and not self._calls.take(principal.name, most):
             room = self._calls.room(principal.name, most)
             raise Limited(f"more than {most} calls a minute", retry_after=room.reset)

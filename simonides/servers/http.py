@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated, Any, cast
+from urllib.parse import unquote
 
 import msgspec
 from fastapi import Body, FastAPI, Header, Path, Query, Request
@@ -33,6 +34,7 @@ from .replays import Replays
 OPEN = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})  # hold nothing of anybody's
 ELSEWHERE = ("/v1",)  # doors that let people in themselves
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
+SLASH = "\ufdd0"  # stands in a path for a slash that belongs to an id; no text holds it
 FIELDS = "Only these fields of each result, separated by commas: id,text,scope.user"
 ABOUT = """Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
 
@@ -73,6 +75,8 @@ class Doorway:
         self._app, self._gate = app, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and b"%2f" in scope.get("raw_path", b"").lower():
+            scope = {**scope, "path": unquote(re.sub("(?i)%2f", SLASH, scope["raw_path"].decode("ascii", "replace")))}
         if scope["type"] != "http" or _stays_open(scope):
             await self._app(scope, receive, send)
             return
@@ -162,7 +166,8 @@ def _endpoint(row: Operation, in_path: list[str]) -> Callable[..., Awaitable[Res
         only = asked.pop("fields", None)
         if isinstance(asked.get("metadata"), str):
             asked["metadata"] = _json(asked["metadata"])
-        arguments = {**asked, **(body.model_dump(exclude_unset=True) if body else {}), **named}
+        ids = {name: value.replace(SLASH, "/") for name, value in named.items()}
+        arguments = {**asked, **(body.model_dump(exclude_unset=True) if body else {}), **ids}
         if if_match is not None:
             arguments["version"] = _version(if_match)
         try:

@@ -70,7 +70,7 @@ def mount(made: FastAPI) -> None:
     async def import_all(request: Request, query: Annotated[Import, Query()]) -> Response:
         call = granted(desk, principal_of(request), query, Permit.WRITE)
         async with _spooled(request) as path:
-            found = await take_in(path, "the file sent", call)
+            found = await take_in(path, "the file sent", call, ids=query.ids)
         return Response(msgspec.json.encode(found), 200 if found["indexed"] else 202, None, "application/json")
 
     @made.get(

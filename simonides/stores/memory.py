@@ -222,9 +222,14 @@ class MemoryStore:
         tokens = self._group_of(scope, model).tokens
         return [tokens.get((Ref(*scope.realm, id), version), b"") for id, version in which]
 
-    async def drop_model(self, model: str) -> int:
-        dropped = [self._groups.pop(name) for name in list(self._groups) if name[1] == model]
-        return sum(group.count for group in dropped)
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        dropped = 0
+        for name in [name for name in self._groups if name[1] == model]:
+            group = self._groups[name]
+            dropped += group.drop(group.count if limit is None else limit - dropped)
+            if not group.count:
+                del self._groups[name]
+        return dropped
 
     def _group_of(self, scope: Scope, model: str) -> _Group:
         return self._groups.get((scope.realm, model)) or _Group(0)
@@ -370,12 +375,21 @@ class _Group:
             self.rows += [_Row(*name, vector.tobytes()) for vector in embedding.vectors.astype("<f2")]
 
     def empty(self, ref: Ref) -> None:
-        self._embedded = {name for name in self._embedded if name[0] != ref}
-        self.tokens = {name: tokens for name, tokens in self.tokens.items() if name[0] != ref}
-        emptied = [slot for slot, row in enumerate(self.rows) if row and row.ref == ref]
+        self._empty({name for name in self._embedded if name[0] == ref})
+
+    def drop(self, limit: int) -> int:
+        """Empty so many slots, and what is of the same version as the last of them; return how many."""
+        named = [(row.ref, row.version) for _, row in self.from_slot(0)]
+        return self._empty(set(named[: max(limit, 0)]))
+
+    def _empty(self, names: set[tuple[Ref, int]]) -> int:
+        self._embedded -= names
+        self.tokens = {name: tokens for name, tokens in self.tokens.items() if name not in names}
+        emptied = [slot for slot, row in self.from_slot(0) if (row.ref, row.version) in names]
         for slot in emptied:
             self.rows[slot] = None
         self.holes += emptied
+        return len(emptied)
 
     def from_slot(self, start: int) -> Iterator[tuple[int, _Row]]:
         return ((slot, row) for slot, row in enumerate(self.rows[start:], start) if row)

@@ -28,16 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import words as language
-from ..errors import Conflict, Damaged, Full, Invalid, SimonidesError, Unavailable
+from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health
 from . import sqlite_rows as rows
 from .sqlite_bytes import scrub
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
-from .sqlite_versions import WORDS, Version, insert, prefixed, terms, there
+from .sqlite_upkeep import check, counts, make_words, rebuild
+from .sqlite_vectors import drop, empty
+from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
-from .sqlite_words import INSTANCES, Postings, Sample, labelled, said, said_lately
+from .sqlite_words import INSTANCES, Postings, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -71,7 +73,7 @@ class SqliteStore:
             self.identity = _prepare(connection, path)
             if path is None:
                 connection.execute(INSTANCES)  # it is read from, too
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the connection must not stay open
             connection.close()
             raise _translated(error, path) from error
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
@@ -300,24 +302,24 @@ class SqliteStore:
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
         where, values = rows.where(query, realm, of_given=True)
-        sql = (
-            "SELECT r.row, octet_length(r.text) FROM json_each(?) j CROSS JOIN records r ON r.row = j.value"
-            f" WHERE {where}"
-        )
-        order, found, start, size = postings.leading(), list[tuple[int, int]](), 0, max(LEADING_MIN, LEADING * limit)
+        order, start, first = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
+        found, long, mine, size = np.zeros(0, np.int64), np.zeros(0, np.int64), None, first
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
-            found += _all(db, sql, (_listed(leading.tolist()), *values))
+            if start == first:  # few of them match: it is quicker to know whose they are than to ask of each
+                mine = next((owned(db, realm, *one, NARROW) for one in _levels(query)[:1]), None)
+            if mine is not None:
+                leading = leading[np.isin(leading, mine)]
+            more = sizes(db, leading, where, values)
+            found, long = np.concatenate((found, more[0])), np.concatenate((long, more[1]))
             start, size = start + size, size * 8
-        if not found:
+        if not len(found):
             return {}
-        at = np.searchsorted(postings.rows, [row for row, _ in found])
-        sizes = np.array([size for _, size in found], np.float64) + HEADING
-        lengths = np.ones(len(postings.rows))
-        lengths[at] = sizes / sizes.mean()
-        scores = postings.scores(lengths)[at].tolist()
-        ranked = sorted(zip((row for row, _ in found), scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
-        return dict(ranked[:limit])
+        at, lengths = np.searchsorted(postings.rows, found), np.ones(len(postings.rows))
+        lengths[at] = (long + HEADING) / (long + HEADING).mean()
+        scores = postings.scores(lengths)[at]
+        best = np.lexsort((found, -scores))[:limit]
+        return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
@@ -471,20 +473,8 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def drop_model(self, model: str) -> int:
-        def drop(db: apsw.Connection) -> int:
-            dropped = 0
-            for (group,) in _all(db, "SELECT grp FROM groups WHERE model = ?", (model,)):
-                db.execute("DELETE FROM vectors WHERE vector >= ? AND vector < ?", (group << 32, group + 1 << 32))
-                dropped += db.changes()
-                db.execute("DELETE FROM holes WHERE grp = ?", (group,))
-                db.execute("DELETE FROM tokens WHERE row >= ? AND row < ?", (group << 40, group + 1 << 40))
-                # The number stays taken, so that files named after it are never another group's.
-                sql = "UPDATE groups SET model = ?, slots = 0, holes = 0 WHERE grp = ?"
-                db.execute(sql, (f"{uuid.uuid4()} dropped", group))
-            return dropped
-
-        return int(await self._writer.together(drop))
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        return int(await self._writer.together(lambda db: drop(db, model, limit)))
 
     async def realms(self) -> list[Scope]:
         sql = "SELECT tenant, space FROM realms ORDER BY tenant, space"
@@ -501,16 +491,16 @@ class SqliteStore:
         return await self._read(lambda db: [Ref(*row) for row in _all(db, sql)])
 
     async def rebuild(self) -> None:
-        await self._writer.together(_make_words)
+        await self._writer.together(rebuild)
         self._frequencies.clear()
 
     async def counts(self) -> dict[str, int]:
-        return await self._read(_counts)
+        return await self._read(counts)
 
     async def check(self) -> Health:
         try:
             if self._path is None:
-                return await self._read(_check)
+                return await self._read(check)
             return await asyncio.to_thread(self._checked)
         except Damaged as error:
             return Health((str(error),), {})
@@ -519,7 +509,7 @@ class SqliteStore:
         """Look with a connection of its own: one that has read before may still hold what a rebuild replaced."""
         connection = self._connect()
         try:
-            return _check(connection)
+            return check(connection)
         except apsw.Error as error:
             raise _translated(error, self._path) from error
         finally:
@@ -573,9 +563,7 @@ class SqliteStore:
             connection: apsw.Connection = self._mine.connection
             with connection:  # one snapshot for all its statements
                 return work(connection)
-        except SimonidesError:
-            raise
-        except BaseException as error:
+        except (apsw.Error, OSError) as error:
             raise _translated(error, self._path) from error
         raise AssertionError("the connection's `with` swallowed an error")
 
@@ -615,7 +603,7 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
         _in_transaction(db, _create)
     migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
-        _in_transaction(db, _make_words)
+        _in_transaction(db, make_words)
     return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
 
 
@@ -761,11 +749,7 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
         db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
     for link in record.links:
         db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
-    for (vector,) in _all(db, "DELETE FROM vectors WHERE row = ? RETURNING vector", (row,)):
-        group = vector >> 32
-        db.execute("DELETE FROM tokens WHERE row = ?", ((group << 40) + row,))
-        db.execute("INSERT INTO holes SELECT grp, holes, ? FROM groups WHERE grp = ?", (vector - (group << 32), group))
-        db.execute("UPDATE groups SET holes = holes + 1 WHERE grp = ?", (group,))
+    empty(db, row)
     db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 
@@ -811,25 +795,28 @@ def _directed(db: apsw.Connection, query: Query, realm: int) -> tuple[str, str, 
         return "", "+", [{}]
     if query.newest:
         return "", "", _by_time(db, query, realm)
-    whose = _whose(query)
-    if any(_few(db, realm, level, names, NARROW) for level, names in whose.items()):
-        return "", "+", [whose]
+    for level, names in _levels(query):
+        if _few(db, realm, level, names, NARROW):
+            return "", "+", [{level: names}]
     return "", "", [{}]
 
 
 def _by_time(db: apsw.Connection, query: Query, realm: int) -> list[rows.By]:
-    """Return the parts, each of one user or session, that the index has in the order of time."""
+    """Return the parts, each of one user, agent or session, that the index has in the order of time."""
     owners, nothing = rows.owners(query), list[rows.By]([{}])
-    users: list[rows.By] = [{"user": (user,)} for user in owners.get("user", ())]
-    if query.kinds == rows.TALKS and not (users and _few(db, realm, "user", owners["user"], NARROW)):
+    level = next((level for level in ("user", "agent") if level in owners), None)
+    whose: list[rows.By] = [{level: (name,)} for name in owners[level]] if level else []
+    if query.kinds == rows.TALKS and not (level and _few(db, realm, level, owners[level], NARROW)):
         return nothing
+    if query.pinned:
+        return whose if level == "user" else nothing
     sessions = owners.get("session", ())
-    if query.pinned or not sessions:
-        return users or nothing
-    if not users or not query.shared or _few(db, realm, "session", ("",), FEW):
+    if not sessions:
+        return whose or nothing
+    if not whose or not query.shared or _few(db, realm, "session", ("",), FEW):
         return [{"session": (session,)} for session in sessions]
     mine, nobodys = sessions
-    return [{"session": (mine,)}, *({**user, "session": (nobodys,)} for user in users)]
+    return [{"session": (mine,)}, *({**one, "session": (nobodys,)} for one in whose)]
 
 
 def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limit: int) -> bool:
@@ -839,18 +826,18 @@ def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limi
     return bool(_one(db, sql, (realm, *names, limit + 1)) <= limit)
 
 
-def _whose(query: Query) -> rows.By:
-    """Return the level of the scope to go by: the session where it alone is meant, and otherwise the user, because
-    most records may bear no session.
+def _levels(query: Query) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the levels of the scope to go by, the best first: the session where it alone is meant, and otherwise the
+    user, because most records may bear no session, and no agent.
     """
     owners = rows.owners(query)
-    levels = ("user", "session") if query.shared else ("session", "user")
-    return next(({level: owners[level]} for level in levels if level in owners), {})
+    levels = ("user", "session", "agent") if query.shared else ("session", "user", "agent")
+    return [(level, owners[level]) for level in levels if level in owners]
 
 
 def _unless_narrower(query: Query) -> rows.By:
     narrower = (query.ids, query.keys, query.part_of, query.linked, query.labels, query.folder)
-    return {} if any(named is not None for named in narrower) else _whose(query)
+    return {} if any(named is not None for named in narrower) else dict(_levels(query)[:1])
 
 
 def _change(row: tuple[Any, ...]) -> Change:
@@ -858,72 +845,5 @@ def _change(row: tuple[Any, ...]) -> Change:
     scope = Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
     return Change(seq, _time(at), id, version, kind, scope, msgspec.json.decode(note) if note else None)
 
-
-def _make_words(db: apsw.Connection) -> None:
-    """Throw the words away and make them again from the records."""
-    db.execute("INSERT INTO words (words) VALUES ('delete-all')")
-    walls = _all(db, "SELECT realm, tenant, space FROM realms")
-    scopes = {realm: Scope(tenant=tenant, space=space) for realm, tenant, space in walls}
-    last = 0
-    sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.row > ? ORDER BY r.row LIMIT 2000"
-    while found := _all(db, sql, (last,)):
-        last = found[-1][0]
-        records = ((row[0], row[1], rows.as_record(row[1:], scopes[row[1]])) for row in found)
-        db.executemany(WORDS, [(row, terms(realm, record.body, record.at)) for row, realm, record in records])
-    db.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (str(language.VERSION),))
-
-
-def _counts(db: apsw.Connection) -> dict[str, int]:
-    sql = "SELECT kind, count(*) FROM records WHERE known_until IS NULL GROUP BY kind ORDER BY kind"
-    kinds: dict[str, int] = dict(_all(db, sql))
-    return {
-        "records": sum(kinds.values()),
-        "versions": _one(db, "SELECT count(*) FROM records"),
-        "vectors": _one(db, "SELECT count(*) FROM vectors"),
-        "changes": _one(db, "SELECT count(*) FROM changes"),
-        **kinds,
-    }
-
-
-def _check(db: apsw.Connection) -> Health:
-    """Ask SQLite about the file, and compare what is kept twice."""
-    complaints = [
-        f"the database file is damaged: {line}; export what can be read, and restore it into a new store"
-        for (line,) in _all(db, "PRAGMA integrity_check(20)")
-        if line != "ok"
-    ]
-    for sql, complaint in _AGREEMENTS:
-        if found := _one(db, sql):
-            complaints.append(complaint.format(found))
-    return Health(tuple(complaints), _counts(db))
-
-
-_AGREEMENTS: Iterable[tuple[str, str]] = (
-    (
-        "SELECT count(*) FROM (SELECT row FROM records EXCEPT SELECT id FROM words_docsize)",
-        "{} versions cannot be found by their words: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT id FROM words_docsize EXCEPT SELECT row FROM records)",
-        "words of {} versions that are gone are still there: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT realm, id, version FROM records EXCEPT SELECT realm, id, version FROM changes)",
-        "{} versions are not in the log: followers have not seen them; export and restore into a new store",
-    ),
-    (
-        "SELECT count(*) FROM (SELECT realm, id FROM records GROUP BY realm, id"
-        " HAVING sum(known_until IS NULL) <> 1 OR max(version) <> count(*))",
-        "{} records do not have exactly one latest version: export and restore into a new store",
-    ),
-    (
-        "SELECT count(*) FROM vectors v WHERE NOT EXISTS (SELECT 1 FROM records r WHERE r.row = v.row)",
-        "{} vectors belong to no record: run `simonides rebuild`",
-    ),
-    (
-        "SELECT count(*) FROM realms m WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = m.realm)",
-        "{} realms are miscounted: run `simonides rebuild`",
-    ),
-)
 
 open = SqliteStore

@@ -23,6 +23,7 @@ STEPS: Mapping[int, str] = {
         DROP INDEX records_session;
         CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;
         CREATE INDEX records_user ON records (realm, user, at, id);
+        CREATE INDEX records_agent ON records (realm, agent, at, id);
         CREATE INDEX records_session ON records (realm, session, at, id);
         CREATE INDEX records_talk ON records (realm, at, id) WHERE kind = 'conversation';
         CREATE INDEX records_user_pinned ON records (realm, user, at, id) WHERE pinned = 1 AND known_until IS NULL;

@@ -20,6 +20,7 @@ CREATE TABLE records (
 CREATE UNIQUE INDEX records_id ON records (realm, id, version);
 CREATE INDEX records_at ON records (realm, at, id);
 CREATE INDEX records_user ON records (realm, user, at, id);
+CREATE INDEX records_agent ON records (realm, agent, at, id);
 CREATE INDEX records_session ON records (realm, session, at, id);
 CREATE INDEX records_talk ON records (realm, at, id) WHERE kind = 'conversation';
 CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;

@@ -107,7 +107,7 @@ class Writer:
             for job in group:
                 self._step(job)
             self._connection.execute("COMMIT")
-        except BaseException as error:
+        except BaseException as error:  # raised where the callers wait; this thread goes on
             self._roll_back()
             for job in group:
                 job.error = job.error or self._translate(error)
@@ -126,7 +126,7 @@ class Writer:
     def _attempt(self, job: Job) -> None:
         try:
             job.result = job.work(self._connection)
-        except BaseException as error:
+        except BaseException as error:  # raised where the caller waits; this thread goes on
             job.error = self._translate(error)
 
     def _roll_back(self) -> None:

@@ -184,12 +184,14 @@ class Finding:
         assert await store.around(Query(scope=ANA), []) == []
         assert await beside(store, Query(scope=Scope(tenant="nobody")), kept["a"]) == [(None, None)]
 
-    async def test_around_means_as_many_as_there_are_whatever_else_is_asked_for(self, store: Store) -> None:
+    async def test_around_a_part_is_what_is_there_however_the_part_was_found(self, store: Store) -> None:
         kept = [said(f"{n}", id=f"{n}", part_of="talk", valid=Span(SPRING)) for n in range(3)]
         await put(store, *kept)
-        one = frozenset({"1"})
-        for query in (Query(scope=ANA, limit=1), Query(scope=ANA, newest=True), Query(scope=ANA, ids=one, limit=0)):
-            assert await beside(store, query, *kept) == [(None, "1"), ("0", "2"), ("1", None)]
+        one = await only(store, Query(scope=ANA, ids=frozenset({"1"})))
+        asked: list[dict[str, Any]] = [{"ids": frozenset({"1"})}, {"limit": 0}, {"newest": True}]
+        asked += [{"newest": newest, "after": Place.of(one), "limit": 1} for newest in (True, False)]
+        for how in asked:
+            assert await beside(store, Query(scope=ANA, **how), *kept) == [(None, "1"), ("0", "2"), ("1", None)], how
 
     async def test_around_obeys_filters_clocks_and_walls(self, store: Store) -> None:
         def part(id: str, at: datetime, scope: Scope = ANA, until: datetime | None = None, **more: Any) -> Record:

@@ -173,6 +173,40 @@ class Vectors:
         assert (extent.slots, extent.holes) == (0, 0)
         assert await complaints(store) == ()
 
+    async def test_a_model_can_be_dropped_bit_by_bit(self, store: Store) -> None:
+        kept = [said(f"{n}", id=f"{n}") for n in range(3)] + [said("theirs", OTHER, id="theirs")]
+        several = [embedded(record, *[unit(1, 0)] * 3, tokens=record.text.encode()) for record in kept]
+        await store.commit(Batch(put=tuple(kept), embeddings=(*several, *(embedded(r, model="large") for r in kept))))
+        left, dropped = {"0", "1", "2", "theirs"}, list[int]()
+        while dropped[-1:] != [0]:
+            dropped.append(await store.drop_model("small", limit=2))
+            owned = [(r, await store.tokens(r.scope, "small", [(r.id, 1)]) != [b""]) for r in kept]
+            assert {record.id for record, there in owned if there} <= left
+            left = {record.id for record, there in owned if there}
+            extents = [await store.extent(scope, "small") for scope in (ANA, OTHER)]
+            assert sum(extent.slots - extent.holes for extent in extents) == 3 * len(left)
+            assert await store.models() == {"large": 4} | ({"small": 3 * len(left)} if left else {})
+            for scope, extent in zip((ANA, OTHER), extents, strict=True):
+                there = [slot for slot, _ in await store.vectors(scope, "small", start=0, limit=99)]
+                holes = await store.holes(scope, "small", after=0)
+                assert len(holes) == extent.holes and sorted(there + holes) == list(range(extent.slots))
+                assert (await store.slots(every(scope), "small")).tolist() == there
+            assert await complaints(store) == ()
+        assert dropped == [3, 3, 3, 3, 0]
+        assert await store.drop_model("large", limit=100) == 4
+        assert await store.models() == {}
+
+    async def test_what_was_dropped_in_part_is_embedded_again_behind_the_rest(self, store: Store) -> None:
+        kept = [said("one"), said("two"), said("three")]
+        embeddings = tuple(embedded(record, unit(1, 0), tokens=b"before") for record in kept)
+        await store.commit(Batch(put=tuple(kept), embeddings=embeddings))
+        await store.drop_model("small", limit=1)
+        await store.commit(Batch(embeddings=tuple(embedded(record, tokens=b"after") for record in kept)))
+        assert [slot for slot, _ in await store.vectors(ANA, "small", start=0, limit=9)] == [1, 2, 3]
+        found = await store.tokens(ANA, "small", [(record.id, 1) for record in kept])
+        assert sorted(found) == [b"after", b"before", b"before"]
+        assert await complaints(store) == ()
+
     async def test_a_model_that_comes_back_begins_at_zero_under_a_new_number(self, store: Store) -> None:
         record = said("one")
         await store.commit(Batch(put=(record,), embeddings=(embedded(record),)))

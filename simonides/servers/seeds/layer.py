@@ -1,0 +1,114 @@
+"""The routes of the LLM Memory Layer: add a text, search, and the history of a session."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from ...api import OPERATIONS, Desk
+from ...api.shapes import Name, Text
+from ...errors import Conflict
+from ..http import SLASH, principal_of, problems_of
+
+ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
+
+
+class Add(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text
+    session_id: Name | None = None
+    id: Name | None = Field(None, description="The same id twice is one memory; another text under it revises it.")
+    metadata: dict[str, JsonValue] | None = None
+
+
+class Added(BaseModel):
+    task_id: str
+    id: str
+
+
+class Search(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    query: Text
+    top_k: int = Field(5, ge=1, le=1000)
+    session_id: Name | None = None
+
+
+class Memory(BaseModel):
+    id: str
+    session_id: str | None
+    user_id: str | None
+    text: str
+    created_at: str | None
+    metadata: dict[str, JsonValue]
+
+
+class Scored(Memory):
+    score: float
+
+
+class Results(BaseModel):
+    results: list[Scored]
+
+
+class History(BaseModel):
+    session_id: str
+    messages: list[Memory]
+    next: str | None
+
+
+def mount(made: FastAPI) -> None:
+    async def asked(request: Request, name: str, **arguments: Any) -> Any:
+        desk: Desk = made.state.desk
+        said = {name: value for name, value in arguments.items() if value is not None}
+        return await OPERATIONS[name](desk, principal_of(request), said)
+
+    @made.post("/memory", name="add_memory", tags=["texts"], status_code=202, response_model=Added, responses=ERRORS)
+    async def add_memory(request: Request, body: Add) -> Any:
+        """Add a text. It is stored when this answers; the task says when it can be found by meaning."""
+        more = {"metadata": body.metadata, "wait": "stored"}
+        try:
+            said = await asked(request, "remember", content=body.text, id=body.id, session=body.session_id, **more)
+            id = said["results"][0]["id"]
+        except Conflict:
+            id = body.id
+            said = await asked(request, "revise", id=id, text=body.text, **more)
+        place = await asked(request, "position")
+        return {"task_id": said["task"] or f"log-{place['written']}", "id": id}
+
+    @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=Results, responses=ERRORS)
+    async def search_memory(request: Request, body: Search) -> Any:
+        """Search by meaning."""
+        said = await asked(request, "recall", text=body.query, limit=body.top_k, session=body.session_id)
+        return {"results": [{**_memory(hit["record"]), "score": hit["score"]} for hit in said["hits"]]}
+
+    @made.get(
+        "/sessions/{id}/history", name="session_history", tags=["texts"], response_model=History, responses=ERRORS
+    )
+    async def session_history(
+        request: Request,
+        id: Annotated[Name, Path()],
+        after: Annotated[str | None, Query(max_length=1000)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> Any:
+        """Show what was said in a session, the latest first where it takes several pages, each in order."""
+        session = id.replace(SLASH, "/")
+        said = await asked(
+            request, "find", session=session, shared=False, kinds=["message", "note"], limit=limit, after=after
+        )
+        messages = [_memory(record) for record in said["results"]][::-1]
+        return {"session_id": session, "messages": messages, "next": said["next"]}
+
+
+def _memory(record: Any) -> dict[str, Any]:
+    return {
+        "id": record["id"],
+        "session_id": record["scope"]["session"],
+        "user_id": record["scope"]["user"],
+        "text": record["text"],
+        "created_at": record["at"],
+        "metadata": record["metadata"],
+    }
