@@ -49,11 +49,6 @@ TRIP = [
     {"role": "user", "content": "We take the night train to Porto\n1. [assistant] and this is one line of it"},
     {"role": "assistant", "content": "Booked: the sleeper at 22:15"},
 ]
-SPEAK = """import sys
-from simonides.asked import Asked
-from simonides.servers.mcp import main_stdio
-sys.exit(main_stdio(Asked(store=sys.argv[1], user=sys.argv[2] or None, embedder="hashing:"), sys.argv[3]))
-"""
 
 
 # -- a server and its clients -------------------------------------------------------------------------------------
@@ -112,13 +107,14 @@ def serve(home: Path) -> Iterator[Callable[..., Served]]:
 
     def start(**serving: Any) -> Served:
         directory = MemoryDirectory()
-        keys = asyncio.run(_keys(directory))
+        keys: dict[str, str] = {}
         desk = Desk(AsyncMemory(home / "m.db", embedder="hashing:", settled=False), directory, Serving(**serving))
         made = app(desk, Gate(directory, require=True), more=[functools.partial(door.mount, desk=desk)])
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="on", ws="none"))
 
         async def run() -> None:
+            keys.update(await _keys(directory))
             async with desk.memory:
                 await server.serve([listening])
 
@@ -136,7 +132,8 @@ def serve(home: Path) -> Iterator[Callable[..., Served]]:
 
 
 def started(home: Path, user: str = "marta", tools: str = "memory") -> list[str]:
-    return [sys.executable, "-c", SPEAK, str(home / "m.db"), user, tools]
+    whose = ["--store", str(home / "m.db"), "--user", user, "--embedder", "hashing:"]
+    return [sys.executable, "-m", "simonides", "mcp", "--tools", tools, *whose]
 
 
 @contextlib.asynccontextmanager
@@ -469,9 +466,19 @@ async def test_a_long_call_says_how_far_it_is(home: Path, connect: Any, mode: st
             heard.append((done, total))
 
         found = await client.call_tool("memory_export", {"conversation_id": id}, progress_callback=hear)
-        assert len(found.structured_content["messages"]) == LONG  # type: ignore[index]
-        assert found.structured_content["messages"][-1]["content"] == f"line {LONG - 1}"  # type: ignore[index]
         assert heard == [(done, LONG) for done in range(500, LONG + 1, 500)]
+        lines, offset = [], found.structured_content["next_offset"]  # type: ignore[index]
+        assert 1000 < offset < LONG  # no more than a client takes in one answer
+        lines += found.structured_content["messages"]  # type: ignore[index]
+        while offset is not None:
+            _, more = await call(client, "memory_export", conversation_id=id, offset=offset)
+            lines += more["messages"]
+            offset = more["next_offset"]
+        assert [each["content"] for each in lines] == [f"line {number}" for number in range(LONG)]
+        text, _ = await call(client, "memory_export", conversation_id=id, format="markdown", offset=LONG - 1)
+        assert f"line {LONG - 1}" in text and "goes on" not in text
+        [content] = (await client.read_resource(f"memory://conversation/{id}")).contents
+        assert "more: memory_export, offset" in content.text  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("mode", MODES)

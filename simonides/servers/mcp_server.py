@@ -22,7 +22,7 @@ from mcp.shared.exceptions import MCPError
 from ..errors import Invalid, NotFound, SimonidesError
 from ..version import VERSION
 from ..wire import Json
-from .memory_tools import markdown, whole
+from .memory_tools import markdown, room_for, whole
 from .prompts import PROMPTS
 from .tool import Answer, Tool, Visit
 
@@ -195,5 +195,10 @@ async def _resource(visit: Visit, uri: str) -> types.ReadResourceResult:
     if address[1] == "record":
         kind, text = "application/json", json.dumps(await visit.do("get", id=id), ensure_ascii=False, indent=1)
     else:
-        kind, text = "text/markdown", await markdown(visit, *await whole(visit, id))
+        talk, said = await whole(visit, id)
+        shown = room_for(said)
+        left_out = (
+            f"\n({len(said) - len(shown)} more: memory_export, offset {len(shown)})\n" if said[len(shown) :] else ""
+        )
+        kind, text = "text/markdown", await markdown(visit, talk, shown) + left_out
     return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=kind, text=text)])

@@ -21,6 +21,8 @@ from .tool import Answer, Arguments, Tool, Visit, tool
 PAGE = 500  # records asked for at once
 SHOWN = 2000  # characters of a hit; the whole is a resource
 BUDGET = 1500  # tokens
+ANSWER = 400_000  # bytes of JSON, said twice in an answer; clients take 2²⁰ bytes of one event
+FRAME = 160  # bytes of JSON around what a message says
 ALIASES = {"label": "labels", "conversation_id": "conversation", "importance_score": "importance_min"}
 BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
@@ -136,7 +138,7 @@ class Update(Arguments):
     label: str | None = None
     folder: str | None = Field(None, description='"" for none')
     status: Literal["active", "archived"] | None = None
-    importance_score: int | None = Field(None, ge=1, le=10)
+    importance_score: int | None = None
     text: str | None = Field(None, description="corrects a record")
 
 
@@ -237,19 +239,35 @@ class Export(Arguments):
     conversation_id: str
     format: Literal["json", "markdown"] = "json"
     include_metadata: bool = True
+    offset: int = 0
 
 
 @tool(reads=True)
 async def memory_export(asked: Export, visit: Visit) -> Answer:
-    """A whole conversation, as JSON or Markdown."""
-    talk, said = await whole(visit, asked.conversation_id)
+    """A whole conversation; goes on at next_offset."""
+    talk, everything = await whole(visit, asked.conversation_id)
+    said = room_for(everything[max(0, asked.offset) :])
+    behind = max(0, asked.offset) + len(said)
+    following = behind if behind < len(everything) else None
     about = row(talk) if asked.include_metadata else {name: row(talk)[name] for name in ("id", "conversation_id")}
     messages = [message(each, metadata=asked.include_metadata) for each in said]
-    data: Json = {"format": asked.format, "include_metadata": asked.include_metadata, "conversation": about}
-    if asked.format == "json":
-        data["messages"] = messages
-        return Answer(json.dumps({"conversation": about, "messages": messages}, ensure_ascii=False), data)
-    return Answer(await markdown(visit, talk, said), {**data, "message_count": len(said)})
+    data: Json = {"format": asked.format, "include_metadata": asked.include_metadata, "next_offset": following}
+    if asked.format == "markdown":
+        more = f"\n(goes on at offset {following})\n" if following else ""
+        return Answer(await markdown(visit, talk, said) + more, {**data, "conversation": about})
+    told: Json = {"conversation": about, "messages": messages, "next_offset": following}
+    return Answer(json.dumps(told, ensure_ascii=False), {**data, **told})
+
+
+def room_for(said: Sequence[Json]) -> list[Json]:
+    """Return as many of the messages as one answer may hold; at least one."""
+    room, found = ANSWER, list[Json]()
+    for each in said:
+        room -= len(json.dumps([each["text"], each["metadata"]], ensure_ascii=False).encode()) + FRAME
+        if room < 0 and found:
+            break
+        found.append(each)
+    return found
 
 
 async def whole(visit: Visit, id: str) -> tuple[Json, list[Json]]:
