@@ -109,7 +109,7 @@ def serve(home: Path) -> Iterator[Callable[..., Served]]:
         directory = MemoryDirectory()
         keys: dict[str, str] = {}
         desk = Desk(AsyncMemory(home / "m.db", embedder="hashing:", settled=False), directory, Serving(**serving))
-        made = app(desk, Gate(directory, require=True), more=[functools.partial(door.mount, desk=desk)])
+        made = app(desk, Gate(directory, require=True), more=[door.mount])
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="on", ws="none"))
 
@@ -314,6 +314,40 @@ async def test_an_update_changes_what_it_says_and_answers_with_what_is_stored(co
         assert (await call(client, "get", id=id))[1]["labels"] == []  # wrong as a whole, so nothing was done
 
 
+async def test_pruning_proposes_and_archives_only_when_told(connect: Any) -> None:
+    def said(at: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"From {at}", "at": at}]
+
+    async with connect(tools="memory,append_messages,pin_conversation") as client:
+        ids = {}
+        for label, at, importance in (
+            ("old", "2020-01-01", 3),
+            ("dear", "2020-01-02", 9),
+            ("pinned", "2020-01-03", 3),
+            ("alive", "2020-01-04", 3),
+            ("older", "2019-01-01", 4),
+        ):
+            named = {"label": label, "importance_score": importance}
+            ids[label] = (await call(client, "memory_store", messages=said(at), **named))[1]["id"]
+        new = (await call(client, "memory_store", text="of today"))[1]["id"]
+        await call(client, "memory_store", text="and it goes on", conversation_id=ids["alive"])
+        await call(client, "pin_conversation", id=ids["pinned"])
+        text, found = await call(client, "memory_prune")
+        assert [each["conversation_id"] for each in found["suggestions"]] == [ids["older"], ids["old"]]
+        assert found["dry_run"] is True and found["archived"] == 0 and found["total_suggestions"] == 2
+        assert "2020-01-01" in found["suggestions"][1]["why"] and text.startswith("Would archive 2 conversations")
+        assert (await call(client, "memory_stats"))[1]["archived"] == 0
+        _, found = await call(client, "memory_prune", importance_threshold=3, dry_run=False)
+        assert found["archived"] == 1
+        assert (await call(client, "memory_stats"))[1]["archived"] == 2  # the conversation, and what was said in it
+        _, hits = await call(client, "memory_search", query="From 2020-01-01")
+        assert ids["old"] not in [hit["conversation_id"] for hit in hits["results"]]
+        await call(client, "memory_update", conversation_id=ids["old"], status="active")
+        _, hits = await call(client, "memory_search", query="From 2020-01-01")
+        assert ids["old"] in [hit["conversation_id"] for hit in hits["results"]]
+        assert new not in [each["conversation_id"] for each in (await call(client, "memory_prune"))[1]["suggestions"]]
+
+
 async def test_a_long_conversation_is_shown_from_its_end_within_the_budget(connect: Any) -> None:
     lines = [{"role": "user", "content": f"line {number} " + "word " * 20} for number in range(60)]
     async with connect() as client:
@@ -363,6 +397,7 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
     ("memory_stats", {"label": "\x1b[31m"}),
     ("memory_prune", {"threshold_days": "many"}),
     ("memory_prune", {"dry_run": "perhaps"}),
+    ("memory_prune", {"threshold_days": -1}),
 ]
 
 
@@ -743,13 +778,3 @@ async def test_a_request_too_large_is_refused(serve: Callable[..., Served]) -> N
     store = {"name": "memory_store", "arguments": {"text": "a" * 2**20}}
     found = await served.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": store}, "marta")
     assert found.status_code == 413
-
-
-async def test_an_open_session_does_not_hold_up_the_end_of_the_server(serve: Callable[..., Served]) -> None:
-    served = serve()
-    async with served.client("marta", mode="legacy") as client:
-        await call(client, "memory_store", text="The spare key is with Ana")
-        began = time.monotonic()
-        with contextlib.suppress(Exception):
-            await asyncio.to_thread(served.stop)
-        assert time.monotonic() - began < 10

@@ -42,6 +42,7 @@ def mcp(ctx: click.Context, tools: str) -> Any:
 
 def _speak(asked: Asked, tools: str) -> Any:
     try:
+        importlib.import_module("simonides.servers.mcp_server")
         server = importlib.import_module("simonides.servers.mcp")
     except ModuleNotFoundError as error:
         raise Unavailable(f"MCP needs the extra `serve`: pip install 'simonides[serve]' ({error})") from error

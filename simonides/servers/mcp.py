@@ -47,13 +47,13 @@ log = logging.getLogger("simonides")
 # -- over HTTP ----------------------------------------------------------------------------------------------------
 
 
-def mount(app: FastAPI, desk: Desk) -> None:
-    """Serve MCP at `/mcp`, to the principals that come through the app's own door.
+def mount(app: FastAPI, desk: Desk | None = None) -> None:
+    """Serve MCP at `/mcp`, to the principals that come through the app's own door; the desk is the app's, too.
 
     `/mcp?tools=all` shows other tools; `user`, `agent`, `session` and `space` say whose memory it is about, within what
     the key opens.
     """
-    door = Door(desk)
+    door = Door(desk or app.state.desk)
     app.router.routes.append(Route(PATH, door, include_in_schema=False))
     before = app.router.lifespan_context
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,8 +14,9 @@ from pydantic import Field
 from ..api import OPERATIONS
 from ..api.conversations import transcript
 from ..api.memories import FILTERS
-from ..errors import Invalid, Unavailable
+from ..errors import Invalid
 from ..recall.fit import estimated
+from ..record import now
 from ..wire import Json, record_of
 from .tool import Answer, Arguments, Tool, Visit, tool
 
@@ -22,6 +24,9 @@ PAGE = 500  # records asked for at once
 SHOWN = 2000  # characters of a hit; the whole is a resource
 BUDGET = 1500  # tokens
 ANSWER = 400_000  # bytes of JSON, said twice in an answer; clients take 2²⁰ bytes of one event
+PROPOSED = 100  # conversations that one answer proposes
+DAYS_MAX = 365_000
+PREVIEW = 120  # characters
 FRAME = 160  # bytes of JSON around what a message says
 ALIASES = {"label": "labels", "conversation_id": "conversation", "importance_score": "importance_min"}
 BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
@@ -179,7 +184,48 @@ class Prune(Arguments):
 @tool(repeats=True)
 async def memory_prune(asked: Prune, visit: Visit) -> Answer:
     """Propose what to archive, and why. dry_run=false archives it; can be undone."""
-    raise Unavailable("nothing can be pruned here")
+    if asked.threshold_days < 0:
+        raise Invalid("threshold_days must be 0 or more")
+    found = await proposed(asked, visit)
+    listed = found[:PROPOSED]
+    if not asked.dry_run:
+        for done, each in enumerate(listed, 1):
+            await visit.do("archive_conversation", id=each["conversation_id"])
+            await visit.tell(done, len(listed), "conversations archived")
+    did = "Would archive" if asked.dry_run else "Archived"
+    lines = [f"{did} {_counted(len(listed), 'conversation')} of {len(found)}:" if found else "Nothing to archive."]
+    lines += [f"{each['conversation_id']} {_one_line(each['conversation_label'])}: {each['why']}" for each in listed]
+    data = {**asked.model_dump(), "total_suggestions": len(found), "suggestions": listed}
+    return Answer("\n".join(lines), {**data, "archived": 0 if asked.dry_run else len(listed)})
+
+
+async def proposed(asked: Prune, visit: Visit) -> list[Json]:
+    """Return the conversations that are old, not important and not pinned, the oldest first, each with why."""
+    before = now() - timedelta(days=min(asked.threshold_days, DAYS_MAX))
+    found: list[Json] = []
+    async for page in _pages(visit, {"kinds": ["conversation"], "pinned": False, "until": before.isoformat()}):
+        for talk in page:
+            last = await _last_said(visit, talk) if talk["importance"] <= asked.importance_threshold else None
+            if last is not None and datetime.fromisoformat(last["at"]) < before:
+                found.append(_suggested(talk, last))
+    return sorted(found, key=lambda each: (each["last_message_at"], each["conversation_id"]))
+
+
+async def _last_said(visit: Visit, talk: Json) -> Json:
+    said = await visit.do("find", conversation=talk["id"], limit=1)
+    return next(iter(said["results"]), talk)
+
+
+def _suggested(talk: Json, last: Json) -> Json:
+    return {
+        "conversation_id": talk["id"],
+        "conversation_label": next(iter(talk["labels"]), talk["text"]),
+        "last_message_at": last["at"],
+        "importance_score": talk["importance"],
+        "preview": _one_line(last["text"][:PREVIEW]),
+        "recommendation": "archive",
+        "why": f"nothing said since {last['at'][:10]}, importance {talk['importance']}",
+    }
 
 
 # -- context ------------------------------------------------------------------------------------------------------
