@@ -385,6 +385,13 @@ class AsyncRemoteMemory:
         """Return what works there, and what is a fallback."""
         return await self._ask("capabilities", {})
 
+    @operation
+    async def call(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Call any operation of the server by its name, and return what it answers."""
+        if name not in OPERATIONS:
+            raise Invalid(f"there is no operation {name!r}; there are: {', '.join(OPERATIONS)}")
+        return await self._ask(name, arguments)
+
     async def open(self) -> Self:
         return self
 
@@ -574,6 +581,7 @@ class RemoteMemory(Waiting[AsyncRemoteMemory]):
     rebuild = waiting(AsyncRemoteMemory.rebuild)
     settle = waiting(AsyncRemoteMemory.settle)
     capabilities = waiting(AsyncRemoteMemory.capabilities)
+    call = waiting(AsyncRemoteMemory.call)
 
     def __init__(
         self,

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..access import Permit
-from ..arguments import moment
-from ..directory import Directory, Grant, Key
+from ..directory import Directory, Key
 from ..errors import Forbidden, Unavailable
+from ..keys import grant_of
 from ..record import now
 from ..wire import Json
 from .operation import Call, operation
-from .shapes import Asked, Moment, Name, Names, Shape
+from .shapes import Asked, Name, Names, Shape
 
 PermitName = Literal["read", "write", "erase", "admin"]
 
@@ -75,7 +75,7 @@ class MakeKey(Asked):
     spaces: Names | None = Field(None, description="The only spaces it opens; default: all of the tenant.")
     permits: Annotated[list[PermitName], Field(min_length=1, max_length=4)] = Field(default_factory=_member)
     rate: int | None = Field(None, ge=1, le=10**9, description="Calls a minute.")
-    expires: Moment | None = None
+    expires: str | None = Field(None, max_length=64, description="A time, or how long from now: 90d.")
 
 
 @operation("POST", "/keys", needs=Permit.ADMIN, gives=Made, status=201)
@@ -85,14 +85,15 @@ async def make_key(asked: MakeKey, call: Call) -> Json:
     spaces = frozenset(asked.spaces) if asked.spaces else frozenset({asked.space}) if asked.space else mine.spaces
     if wanted not in mine.permits or (mine.spaces is not None and not (spaces or frozenset()) <= mine.spaces):
         raise Forbidden("a key cannot make one that may do more than itself")
-    grant = Grant(
-        name=asked.name,
+    grant = grant_of(
+        asked.name,
         tenant=call.scope.tenant,
+        at=now(),
         spaces=spaces,
         user=call.scope.user,
-        permits=wanted,
+        permits=asked.permits,
         rate=asked.rate if mine.rate is None else min(asked.rate or mine.rate, mine.rate),
-        expires=moment("expires", asked.expires),
+        expires=asked.expires,
     )
     key, secret = await directory_of(call).make(grant)
     return {"key": key_as_json(key), "secret": secret}
