@@ -333,7 +333,7 @@ class AsyncMemory:
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
-        """Return what is part of a conversation or document, in order; of one that is archived, what is archived too."""
+        """Return what is part of a conversation or document, in order; of an archived one, what is archived too."""
         check_names("messages", whose, WHOSE)
         scope = self._scope(whose)
         whole = await self._latest(id, scope)
