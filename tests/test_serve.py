@@ -157,6 +157,12 @@ def test_keys_are_asked_for_on_this_machine_where_somebody_wants_it(home: Path) 
         assert any("keys create" in line["event"] for line in server.lines())
 
 
+def test_a_proxy_in_front_of_a_server_without_keys_is_warned_of(home: Path) -> None:
+    with child(home, "--trusted-proxies", "127.0.0.1") as server:
+        assert server.stop() == 0
+        assert any("--require-key" in line["event"] for line in server.lines())
+
+
 # -- new settings -------------------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,8 @@ def _url(host: str, sockets: Sequence[socket.socket]) -> str:
 async def _check_keys(house: House) -> None:
     """Refuse to stand open to others without a key that could be asked for."""
     serving = house.serving
+    if not serving.keys_asked and (serving.trusted_proxies or serving.allowed_hosts):
+        log.warning("whoever reaches the proxy in front of this server may do everything: ask for keys, --require-key")
     if not serving.keys_asked or house.desk.directory is None or await house.desk.directory.count(now()):
         return
     if not serving.loopback:
