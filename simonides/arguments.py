@@ -185,6 +185,16 @@ def id_of(value: Any) -> str:
     return id
 
 
+def ids_of(value: Any) -> tuple[str, ...]:
+    """Return the ids in the order given, each once; one string is one id."""
+    if not isinstance(value, str | Iterable) or isinstance(value, bytes | Mapping):
+        raise Invalid(f"ids must be a string or a list of strings, not {type(value).__name__}")
+    ids = tuple(dict.fromkeys(id_of(id) for id in ([value] if isinstance(value, str) else value)))
+    if not ids:
+        raise Invalid("no id is named")
+    return ids
+
+
 def names_of(what: str, value: Any) -> tuple[str, ...]:
     """Return the names sorted, each once; one string is one name."""
     if value is None:
@@ -256,6 +266,12 @@ def budget_of(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise Invalid(f"budget must be a number of tokens above 0, not {value!r}")
     return value
+
+
+def number_of(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise Invalid(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
+    return float(value)
 
 
 def relevance_of(value: Any) -> float:

@@ -195,11 +195,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besi
     "messages": ("some-id",),
     "revise": ("some-id",),
     "organise": ("some-id",),
+    "propose": (),
+    "archive": ("some-id",),
     "supersede": ("some-id", "a text"),
     "retract": ("some-id",),
     "forget": ("some-id",),
 }
-BY_ID = ("get", "history", "messages", "revise", "organise", "supersede", "retract", "forget")
+BY_ID = ("get", "history", "messages", "revise", "organise", "archive", "supersede", "retract", "forget")
 
 
 def test_every_method_says_whose_memory_it_is_about_or_is_about_the_whole() -> None:
