@@ -61,7 +61,7 @@ def test_what_is_new_pinned_or_important_is_not_proposed(memory: Memory) -> None
     memory.remember("pinned", at=OLD, pinned=True)
     memory.remember("important", at=OLD, importance=6)
     memory.remember([{**TALK[0], "pinned": True}, TALK[1]], session="with a pin in it", at=OLD)
-    memory.remember([{**TALK[0], "importance": 9}, TALK[1]], session="with something that matters", at=OLD)
+    memory.remember([{**TALK[0], "importance": 9}, "yes"], session="with something that matters", at=OLD)
     memory.remember(TALK, session="goes on", at=OLD)
     memory.remember("and another train?", session="goes on")
     assert memory.propose() == []
