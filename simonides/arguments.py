@@ -50,6 +50,7 @@ class Which(Whose, total=False):
     kinds: str | Iterable[str] | None
     labels: str | Iterable[str] | None  # bears every one of them
     folder: str | None
+    outside: str | Iterable[str] | None  # in none of these folders, nor below one of them
     since: Moment | None  # said at or after
     until: Moment | None  # said before
     as_of: Moment | None  # what was true then
@@ -98,7 +99,7 @@ def scope_of(given: Mapping[str, Any], default: Scope, require: frozenset[str]) 
 
 
 def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more: Any) -> Query:
-    for name in ("kinds", "labels", "sources", "metadata"):
+    for name in ("kinds", "labels", "sources", "metadata", "outside"):
         if given.get(name) is not None and not given[name]:
             raise Invalid(f"{name} is empty: leave it out where it does not matter")
     kinds = names_of("kinds", given.get("kinds"))
@@ -106,6 +107,7 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         if kind not in KINDS:
             raise Invalid(f"no kind {kind!r}{did_you_mean(kind, KINDS)}; there are: {', '.join(KINDS)}")
     labels, sources = names_of("labels", given.get("labels")), names_of("sources", given.get("sources"))
+    outside = [folder_of(name) for name in names_of("outside", given.get("outside"))]
     conversation = named("conversation", given.get("conversation"))
     return Query(
         scope=scope,
@@ -114,6 +116,7 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         labels=frozenset(labels) if labels else None,
         sources=frozenset(sources) if sources else None,
         folder=folder_of(given.get("folder")),
+        outside=frozenset(name for name in outside if name) or None,
         part_of=frozenset({conversation}) if conversation else None,
         statuses=frozenset({ACTIVE, ARCHIVED} if flag("archived", given.get("archived", False)) else {ACTIVE}),
         ended=flag("ended", given.get("ended", False)),

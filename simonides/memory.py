@@ -548,7 +548,7 @@ class AsyncMemory:
     async def _forget(
         self, *ids: str, everything: bool = False, dry_run: bool = False, **which: Unpack[Which]
     ) -> Preview | Certificate:
-        for name in ("as_of", "known_at", "archived", "ended", "shared"):
+        for name in ("as_of", "known_at", "archived", "ended", "shared", "outside"):
             if name in which:
                 raise Invalid(f"forget() takes no {name!r}: what is erased is erased from every version and status")
         query, everything = self._query("forget", which), flag("everything", everything)

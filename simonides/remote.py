@@ -492,7 +492,7 @@ class AsyncRemoteMemory:
         levels = self._whose if row is None else {k: v for k, v in self._whose.items() if k in row.takes.model_fields}
         found = {**levels, **{name: value for name, value in asked.items() if value is not None}}
         plain = {name: self._value(value) for name, value in found.items()}
-        for name in ("kinds", "labels", "sources"):
+        for name in ("kinds", "labels", "sources", "outside"):
             if isinstance(plain.get(name), str):
                 plain[name] = [plain[name]]
         return _spelled(plain) if row is None or row.method in ("GET", "DELETE") else plain

@@ -141,11 +141,13 @@ def test_every_filter_means_the_same(memory: Any) -> None:
         "a bridge over the Douro", user="ana", labels=["work", "bridge"], folder="work/bridge", importance=9,
         pinned=True, metadata={"n": 1, "ok": True, "who": None}, at="2026-05-02", source="mail",
     )  # fmt: skip
-    memory.remember("a bridge elsewhere", user="ana", at="2026-05-09")
+    memory.remember("a bridge elsewhere", user="ana", at="2026-05-09", folder="elsewhere/far")
     for which in (
         {"labels": ["work"]}, {"labels": "bridge"}, {"folder": "work"}, {"importance_min": 8}, {"pinned": True},
         {"metadata": {"n": 1}}, {"metadata": {"ok": True}}, {"metadata": {"who": None}}, {"sources": "mail"},
-        {"until": "2026-05-03"}, {"until": datetime(2026, 5, 3, tzinfo=UTC)}, {"until": date(2026, 5, 3)},
+        {"until": "2026-05-03"}, {"outside": "elsewhere"},
+        {"outside": ["elsewhere", "work/road"]}, {"until": datetime(2026, 5, 3, tzinfo=UTC)},
+        {"until": date(2026, 5, 3)},
     ):  # fmt: skip
         assert [record.id for record in memory.find(user="ana", **which)] == [first.id], which
         assert [hit.id for hit in memory.recall("bridge", user="ana", **which)] == [first.id], which

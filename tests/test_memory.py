@@ -949,9 +949,11 @@ def test_every_filter_holds_on_every_way_of_finding(meaning: Memory) -> None:
     for name, value in wrong.items():
         meaning.remember(f"bridge PR-2291 here, not the {name}", at=JUNE, **{**hit, name: value})
     meaning.remember("bridge PR-2291 here, not then", at=JUNE + 2 * DAY, **hit)
+    meaning.remember("bridge PR-2291 here, not outside", at=JUNE, **{**hit, "folder": "work/road/old"})
     asked: dict[str, Any] = {
         "labels": ["a", "b"],
         "folder": "work",
+        "outside": ["work/road", "home"],
         "importance_min": 8,
         "pinned": True,
         "metadata": {"k": "v"},
@@ -1447,6 +1449,7 @@ SLIPS: dict[str, dict[str, Any]] = {
     "no labels": {"labels": []},
     "no kinds": {"kinds": ()},
     "no sources": {"sources": []},
+    "outside of nothing": {"outside": []},
     "no metadata": {"metadata": {}},
     "archived only": {"archived": True},
     "not the archived": {"archived": False},

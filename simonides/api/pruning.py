@@ -14,7 +14,7 @@ from .operation import Call, operation
 from .shapes import Asked, FactorShape, Importance, Moment, Name, Names, RecordShape, Scalar, Shape
 from .shapes import Limit as Count
 
-FILTERS = ("kinds", "labels", "folder", "since", "until", "importance_min", "metadata", "sources")
+FILTERS = ("kinds", "labels", "folder", "outside", "since", "until", "importance_min", "metadata", "sources")
 
 
 class ProposePrune(Asked):
@@ -26,6 +26,7 @@ class ProposePrune(Asked):
     kinds: Annotated[list[Literal["conversation", "note"]], Field(min_length=1, max_length=2)] | None = None
     labels: Names | None = Field(None, description="Bears every one of these labels.")
     folder: Name | None = Field(None, description="In this folder or below it.")
+    outside: Names | None = Field(None, description="In none of these folders, nor below one of them.")
     since: Moment | None = Field(None, description="Said, or begun, at or after.")
     until: Moment | None = Field(None, description="Said, or begun, before.")
     importance_min: Importance | None = None

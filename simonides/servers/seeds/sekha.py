@@ -181,9 +181,10 @@ def mount(made: FastAPI) -> None:
     )
     async def assemble_context(request: Request, body: Assemble) -> Any:
         """Put together the messages worth having in mind, within a budget of tokens, each with its citation."""
-        excluded = [folder.strip("/") for folder in body.excluded_folders or ()]
-        said = await asked(request, "recall", text=body.query, limit=PAGE_MAX if excluded else 100)
-        hits = [hit for hit in hits_of(said) if not _within(hit.record.folder, excluded)]
+        excluded = [folder.strip("/") for folder in body.excluded_folders or () if folder.strip("/")]
+        outside = {"outside": excluded} if excluded else {}
+        said = await asked(request, "recall", text=body.query, limit=100, **outside)
+        hits = hits_of(said)
         preferred = set(body.preferred_labels)
         hits.sort(key=lambda hit: -hit.score * (1.2 if preferred & set(hit.record.labels) else 1.0))
         chosen = fitted(Hits(hits), body.context_budget, None, ())
@@ -243,10 +244,6 @@ def _filters(filters: Filters | None) -> dict[str, Any]:
     if "folder" in said:
         said["folder"] = said["folder"].strip("/") or None
     return said
-
-
-def _within(folder: str | None, parents: list[str]) -> bool:
-    return folder is not None and any(folder == each or folder.startswith(f"{each}/") for each in parents)
 
 
 def _suggestion(proposal: Any) -> dict[str, Any]:
