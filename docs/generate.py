@@ -43,6 +43,7 @@ from simonides import (  # noqa: E402
     index,
     kinds,
     memory,
+    pruning,
     query,
     recall,
     record,
@@ -116,7 +117,7 @@ def contracts() -> str:
 ANSWERS = (
     *(record.Record, record.Span, record.Scope, record.Link, recall.Hits, query.Hit, query.Factor),
     *(recall.Missing, query.Place),
-    *(recall.Context, recall.Citation, forgetting.Preview, store.Certificate),
+    *(recall.Context, recall.Citation, forgetting.Preview, store.Certificate, pruning.Proposal),
 )
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),

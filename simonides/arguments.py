@@ -50,6 +50,7 @@ class Which(Whose, total=False):
     kinds: str | Iterable[str] | None
     labels: str | Iterable[str] | None  # bears every one of them
     folder: str | None
+    outside: str | Iterable[str] | None  # in none of these folders, nor below one of them
     since: Moment | None  # said at or after
     until: Moment | None  # said before
     as_of: Moment | None  # what was true then
@@ -98,7 +99,7 @@ def scope_of(given: Mapping[str, Any], default: Scope, require: frozenset[str]) 
 
 
 def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more: Any) -> Query:
-    for name in ("kinds", "labels", "sources", "metadata"):
+    for name in ("kinds", "labels", "sources", "metadata", "outside"):
         if given.get(name) is not None and not given[name]:
             raise Invalid(f"{name} is empty: leave it out where it does not matter")
     kinds = names_of("kinds", given.get("kinds"))
@@ -106,6 +107,7 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         if kind not in KINDS:
             raise Invalid(f"no kind {kind!r}{did_you_mean(kind, KINDS)}; there are: {', '.join(KINDS)}")
     labels, sources = names_of("labels", given.get("labels")), names_of("sources", given.get("sources"))
+    outside = [folder_of(name) for name in names_of("outside", given.get("outside"))]
     conversation = named("conversation", given.get("conversation"))
     return Query(
         scope=scope,
@@ -114,6 +116,7 @@ def query_of(given: Mapping[str, Any], scope: Scope, zone: tzinfo | None, **more
         labels=frozenset(labels) if labels else None,
         sources=frozenset(sources) if sources else None,
         folder=folder_of(given.get("folder")),
+        outside=frozenset(name for name in outside if name) or None,
         part_of=frozenset({conversation}) if conversation else None,
         statuses=frozenset({ACTIVE, ARCHIVED} if flag("archived", given.get("archived", False)) else {ACTIVE}),
         ended=flag("ended", given.get("ended", False)),
@@ -183,6 +186,16 @@ def id_of(value: Any) -> str:
     if id is None:
         raise Invalid("id must be a string")
     return id
+
+
+def ids_of(value: Any) -> tuple[str, ...]:
+    """Return the ids in the order given, each once; one string is one id."""
+    if not isinstance(value, str | Iterable) or isinstance(value, bytes | Mapping):
+        raise Invalid(f"ids must be a string or a list of strings, not {type(value).__name__}")
+    ids = tuple(dict.fromkeys(id_of(id) for id in ([value] if isinstance(value, str) else value)))
+    if not ids:
+        raise Invalid("no id is named")
+    return ids
 
 
 def names_of(what: str, value: Any) -> tuple[str, ...]:
@@ -256,6 +269,12 @@ def budget_of(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise Invalid(f"budget must be a number of tokens above 0, not {value!r}")
     return value
+
+
+def number_of(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise Invalid(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
+    return float(value)
 
 
 def relevance_of(value: Any) -> float:

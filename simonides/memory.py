@@ -20,10 +20,12 @@ from .arguments import (
     check_names,
     flag,
     id_of,
+    ids_of,
     levels_of,
     limit_of,
     links_of,
     named,
+    number_of,
     one_of,
     place_of,
     query_of,
@@ -45,8 +47,10 @@ from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position
 from .index import Index
 from .passes import Passes
+from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
 from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
+from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
@@ -98,6 +102,7 @@ class AsyncMemory:
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
         self._passes: Passes | None = None  # with the store
+        self._recalls: Recalls | None = None  # with the store
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
@@ -229,7 +234,9 @@ class AsyncMemory:
         text, limit = text_of(text), limit_of(limit, 1000)
         least, looks = relevance_of(min_relevance), one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("recall", which), limit=limit)
-        return await self._recall(text, query, looks, explain=flag("explain", explain), least=least)
+        hits = await self._recall(text, query, looks, explain=flag("explain", explain), least=least)
+        self._note(hits)
+        return hits
 
     @operation
     async def explain_missing(
@@ -276,7 +283,14 @@ class AsyncMemory:
 
     def _packed(self, hits: Hits, text: str, budget: int) -> Context:
         asked = understand(text, now(), self._zone).terms
-        return fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
+        found = fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
+        self._note(citation.hit for citation in found.citations)
+        return found
+
+    def _note(self, hits: Iterable[Hit]) -> None:
+        """Note that these were recalled, in the background."""
+        assert self._recalls is not None
+        self._recalls.note(hit.record for hit in hits)
 
     async def _recall(
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
@@ -431,16 +445,64 @@ class AsyncMemory:
         Return them as they are then, the whole first. What is not named stays; a folder of "" takes them out of theirs.
         """
         check_names("organise", whose, WHOSE)
-        scope = self._scope(whose)
-        whole = await self._latest(id, scope)
-        parts = Query(scope=scope, part_of=frozenset({whole.id}), statuses=None, ended=True, limit=EVERYTHING)
-        olds = [whole, *await (await self._ready()).find(parts)]
-        news = [
-            revised(old, self._zone, labels=labels, folder=folder, pinned=pinned, archived=archived) for old in olds
-        ]
-        changed = [new for new, old in zip(news, olds, strict=True) if new is not old]
-        kept = {record.id: record for record in (await self._write(None, changed) if changed else ())}
-        return [kept.get(old.id, old) for old in olds]
+        changes = {"labels": labels, "folder": folder, "pinned": pinned, "archived": archived}
+        return await self._organise([id_of(id)], self._scope(whose), changes)
+
+    async def _organise(
+        self, ids: Sequence[str], scope: Scope, changes: Mapping[str, Any], dry_run: bool = False
+    ) -> list[Record]:
+        store = await self._ready()
+        wholes = {record.id: record for record in await store.find(latest(scope, ids))}
+        if missing := [id for id in ids if id not in wholes]:
+            raise NotFound(f"no record {missing[0]!r} in this scope")
+        parts = Query(scope=scope, part_of=frozenset(ids), statuses=None, ended=True, limit=EVERYTHING)
+        inside: dict[str, list[Record]] = {id: [] for id in ids}
+        for part in await store.find(parts):
+            inside[str(part.part_of)].append(part)
+        olds = {record.id: record for id in ids for record in (wholes[id], *inside[id])}
+        news = [revised(old, self._zone, **changes) for old in olds.values()]
+        changed = [new for new in news if new is not olds[new.id]]
+        if dry_run or not changed:
+            return list(olds.values())
+        return list((olds | {record.id: record for record in await self._write(None, changed)}).values())
+
+    @operation
+    async def propose(
+        self,
+        *,
+        threshold_days: float = DAYS,
+        importance_threshold: float = IMPORTANT,
+        limit: int = 100,
+        **which: Unpack[Which],
+    ) -> list[Proposal]:
+        """Return conversations and notes that may be archived, what most speaks for first, each with why.
+
+        Nothing that was said or recalled in the last `threshold_days`, and nothing pinned or with something pinned in
+        it. Of the rest: what is at most so important, what says the same as another that stays, and what was
+        superseded, retracted or has ended. The filters narrow what is looked at; what others share is not.
+        """
+        for name in ("as_of", "known_at", "archived", "ended", "shared", "pinned", "conversation"):
+            if name in which:
+                raise Invalid(f"propose() takes no {name!r}: it looks at what is active and not pinned, as it is now")
+        days = number_of("threshold_days", threshold_days, 0, 36_500)
+        important = number_of("importance_threshold", importance_threshold, 0, 10)
+        query = dataclasses.replace(self._query("propose", which), limit=limit_of(limit))
+        if query.kinds and not query.kinds <= KINDS:
+            raise Invalid(f"only these kinds are proposed: {', '.join(sorted(KINDS))}")
+        store = await self._ready()
+        assert self._recalls is not None
+        await self._recalls.settle()
+        return await propose(store, query, Thresholds(days, important), now())
+
+    @operation
+    async def archive(self, ids: str | Iterable[str], *, dry_run: bool = False, **whose: Unpack[Whose]) -> list[Record]:
+        """Archive records with everything that is part of them, together or not at all; return them as they are then.
+
+        Each whole comes before its parts. `dry_run=True` changes nothing. `organise(id, archived=False)` brings one
+        back.
+        """
+        check_names("archive", whose, WHOSE)
+        return await self._organise(ids_of(ids), self._scope(whose), {"archived": True}, flag("dry_run", dry_run))
 
     @operation
     async def supersede(
@@ -499,7 +561,7 @@ class AsyncMemory:
     async def _forget(
         self, *ids: str, everything: bool = False, dry_run: bool = False, **which: Unpack[Which]
     ) -> Preview | Certificate:
-        for name in ("as_of", "known_at", "archived", "ended", "shared"):
+        for name in ("as_of", "known_at", "archived", "ended", "shared", "outside"):
             if name in which:
                 raise Invalid(f"forget() takes no {name!r}: what is erased is erased from every version and status")
         query, everything = self._query("forget", which), flag("everything", everything)
@@ -615,6 +677,8 @@ class AsyncMemory:
         await self._calls.ended()
         if self._passes:
             await self._passes.ended()
+        if self._recalls:
+            await self._recalls.close()
         for part in (self._index, self._embedder, self._store):
             if part is not None:
                 await part.close()
@@ -657,7 +721,7 @@ class AsyncMemory:
                 await index.close()
             await store.close()
             raise
-        self._index = index
+        self._index, self._recalls = index, Recalls(store)
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
 
     def _opened(self, part: str, what: T) -> T:

@@ -83,6 +83,7 @@ class Query:
     linked: tuple[str, frozenset[str]] | None = None  # (role, targets)
     labels: frozenset[str] | None = None  # bears every one of them
     folder: str | None = None  # this folder and those below it ("work" holds "work/bridge")
+    outside: frozenset[str] | None = None  # in none of these folders, nor below one of them
     statuses: frozenset[str] | None = frozenset({ACTIVE})
     pinned: bool | None = None
     importance_min: int | None = None
@@ -109,6 +110,7 @@ class Query:
             and (self.linked is None or not self.linked[1].isdisjoint(record.targets(self.linked[0])))
             and (self.labels is None or self.labels.issubset(record.labels))
             and (self.folder is None or within(record.folder, self.folder))
+            and (self.outside is None or not any(within(record.folder, each) for each in self.outside))
             and (self.statuses is None or record.status in self.statuses)
             and (self.pinned is None or record.pinned == self.pinned)
             and (self.importance_min is None or record.importance >= self.importance_min)

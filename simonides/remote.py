@@ -34,6 +34,7 @@ from .exchange import Versions
 from .follow import Progress
 from .forgetting import Preview
 from .happened import Changes, Position
+from .pruning import DAYS, IMPORTANT, Proposal
 from .query import Place
 from .recall import Context, Hits, Missing
 from .record import Body, Link, Record, new_id
@@ -47,6 +48,7 @@ from .wire import (
     hits_of,
     missing_of,
     preview_of,
+    proposal_of,
     record_of,
 )
 
@@ -284,6 +286,28 @@ class AsyncRemoteMemory:
         return [record_of(each) for each in said["results"]]
 
     @operation
+    async def propose(
+        self,
+        *,
+        threshold_days: float = DAYS,
+        importance_threshold: float = IMPORTANT,
+        limit: int = 100,
+        **which: Unpack[Which],
+    ) -> list[Proposal]:
+        """Return conversations and notes that may be archived, what most speaks for first, each with why."""
+        asked = {
+            "threshold_days": threshold_days, "importance_threshold": importance_threshold, "limit": limit, **which,
+        }  # fmt: skip
+        return [proposal_of(each) for each in (await self._ask("propose_prune", asked))["results"]]
+
+    @operation
+    async def archive(self, ids: str | Iterable[str], *, dry_run: bool = False, **whose: Unpack[Whose]) -> list[Record]:
+        """Archive records with everything that is part of them, together or not at all."""
+        named = [ids] if isinstance(ids, str) else list(ids)
+        said = await self._ask("prune", {"ids": named, "dry_run": dry_run, **whose})
+        return [record_of(each) for each in said["results"]]
+
+    @operation
     async def supersede(
         self, id: str, content: Content, *, at: Moment | None = None, once: str | None = None, **whose: Unpack[Whose]
     ) -> Record:
@@ -475,7 +499,7 @@ class AsyncRemoteMemory:
         levels = self._whose if row is None else {k: v for k, v in self._whose.items() if k in row.takes.model_fields}
         found = {**levels, **{name: value for name, value in asked.items() if value is not None}}
         plain = {name: self._value(value) for name, value in found.items()}
-        for name in ("kinds", "labels", "sources"):
+        for name in ("kinds", "labels", "sources", "outside"):
             if isinstance(plain.get(name), str):
                 plain[name] = [plain[name]]
         return _spelled(plain) if row is None or row.method in ("GET", "DELETE") else plain
@@ -569,6 +593,8 @@ class RemoteMemory(Waiting[AsyncRemoteMemory]):
     history = waiting(AsyncRemoteMemory.history)
     revise = waiting(AsyncRemoteMemory.revise)
     organise = waiting(AsyncRemoteMemory.organise)
+    propose = waiting(AsyncRemoteMemory.propose)
+    archive = waiting(AsyncRemoteMemory.archive)
     supersede = waiting(AsyncRemoteMemory.supersede)
     retract = waiting(AsyncRemoteMemory.retract)
     forget = waiting(AsyncRemoteMemory.forget)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
+    from .pruning import Proposal
     from .recall import Missing
     from .store import Certificate
 
@@ -229,6 +230,34 @@ def doomed(preview: Preview, zone: tzinfo | None, most: int = 10) -> list[Render
     derived = f", {len(preview.derived)} of them as parts of the others or made of them" if preview.derived else ""
     versions = f"{count(preview.versions, 'version')} of {kinds_of(preview.records)}{derived}"
     return [records(shown[:most], zone), *more, plain(""), plain(f"This would erase {versions}.", "bold")]
+
+
+def proposed(found: Sequence[Proposal], zone: tzinfo | None, most: int = 20) -> list[RenderableType]:
+    """Return what may be archived: what it says, and below it why."""
+    blocks: list[RenderableType] = []
+    for each in found[:most]:
+        parts = f"{count(each.messages, 'message')} · " if each.messages else ""
+        title = f"{cut(each.record.text, 80)}: " if each.messages else ""
+        said = f"{parts}{when(each.said, zone, clock=False)} · {short(each.id)} · {each.score:.2f}"
+        blocks += [
+            plain(f"{title}{cut(each.preview)}"),
+            plain(said, "dim"),
+            plain(_shortened(each), "dim italic"),
+            plain(""),
+        ]
+    more = [plain(f"… and {len(found) - most} more", "dim"), plain("")] if len(found) > most else []
+    tokens = sum(each.tokens for each in found)
+    return [
+        *blocks,
+        *more,
+        plain(f"{count(len(found), 'record')} may be archived, about {count(tokens, 'token')}.", "bold"),
+    ]
+
+
+def _shortened(proposal: Proposal) -> str:
+    """Return why it is proposed, with the id of what stands for it as short as ids are shown."""
+    instead = proposal.instead
+    return str(proposal).replace(instead, short(instead)) if instead else str(proposal)
 
 
 def kinds_of(found: Iterable[Record]) -> str:

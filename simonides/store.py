@@ -209,6 +209,17 @@ class Store(Protocol):
         """Return the tokens that this model embedded of each of these (id, version); empty where there are none."""
         ...
 
+    async def recalled(self, last: Mapping[Ref, datetime]) -> None:
+        """Note when these records were last recalled, each of them as a whole; the later time stays.
+
+        It is no version and no line of the log, and an erase takes it away. A record that is not there is passed over.
+        """
+        ...
+
+    async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
+        """Return when each of these was last recalled; what never was is left out."""
+        ...
+
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         """Return how many vectors each model has here."""
         ...

@@ -126,6 +126,8 @@ class Memory(Waiting[AsyncMemory]):
     history = waiting(AsyncMemory.history)
     revise = waiting(AsyncMemory.revise)
     organise = waiting(AsyncMemory.organise)
+    propose = waiting(AsyncMemory.propose)
+    archive = waiting(AsyncMemory.archive)
     supersede = waiting(AsyncMemory.supersede)
     retract = waiting(AsyncMemory.retract)
     forget = waiting(AsyncMemory.forget)

@@ -14,6 +14,7 @@ from typing import Any, cast
 from .errors import Damaged
 from .forgetting import Preview
 from .kinds import KINDS
+from .pruning import Proposal
 from .query import Factor, Hit
 from .recall import Citation, Context, Hits, Missing
 from .record import NEVER, Link, Record, Scope, Span
@@ -101,6 +102,24 @@ def certificate_as_json(certificate: Certificate) -> Json:
         "derived": list(certificate.derived),
         "places": dict(certificate.places),
         "method": certificate.method,
+    }
+
+
+def proposal_as_json(proposal: Proposal) -> Json:
+    return {
+        "says": str(proposal),
+        "score": proposal.score,
+        "why": [{"name": factor.name, "value": factor.value, "share": factor.share} for factor in proposal.why],
+        "record": as_json(proposal.record),
+        "preview": proposal.preview,
+        "messages": proposal.messages,
+        "tokens": proposal.tokens,
+        "importance": proposal.importance,
+        "at": _iso(proposal.at),
+        "said": _iso(proposal.said),
+        "last_recalled": _iso(proposal.last_recalled),
+        "ended": _iso(proposal.ended),
+        "instead": proposal.instead,
     }
 
 
@@ -206,6 +225,25 @@ def certificate_of(said: Mapping[str, Any]) -> Certificate:
         derived=tuple(said["derived"]),
         places=dict(said["places"]),
         method=said["method"],
+    )
+
+
+def proposal_of(said: Mapping[str, Any]) -> Proposal:
+    at, last = _time(said["at"]), _time(said["said"])
+    assert at is not None and last is not None
+    return Proposal(
+        record=record_of(said["record"]),
+        score=said["score"],
+        why=tuple(Factor(**factor) for factor in said["why"]),
+        at=at,
+        said=last,
+        last_recalled=_time(said["last_recalled"]),
+        ended=_time(said["ended"]),
+        importance=said["importance"],
+        messages=said["messages"],
+        tokens=said["tokens"],
+        preview=said["preview"],
+        instead=said["instead"],
     )
 
 

@@ -388,6 +388,59 @@ def test_records_are_pinned_and_archived_and_back(run: Run, memory: Memory) -> N
     assert run("count").stdout == "2\n"
 
 
+def test_a_conversation_is_labelled_filed_and_archived_with_what_was_said_in_it_and_pinned_alone(
+    run: Run, memory: Memory
+) -> None:
+    kept = memory.remember([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], session="s")
+    talk = str(kept[0].part_of)
+    run("label", talk, "+travel")
+    run("folder", talk, "work/bridge")
+    [said] = answer(run("archive", talk, "--json"))
+    assert (said["id"], said["status"]) == (talk, "archived")
+    everything = memory.find(archived=True, labels="travel", folder="work")
+    assert {record.id for record in everything} == {talk, *(record.id for record in kept)} and memory.find() == []
+    assert [record["id"] for record in answer(run("archive", talk[-8:], "--off", "--json"))] == [talk]
+    run("pin", talk)
+    assert [record.id for record in memory.find(pinned=True)] == [talk] and memory.count() == 3
+
+
+def test_what_is_out_of_use_is_shown_with_why_and_archived_when_told(run: Run, memory: Memory) -> None:
+    old = memory.remember("the old key \x1b[31m", at="2024-03-01")
+    memory.remember("the new key")
+    shown = run("prune", "--dry-run", "--older-than", "1y")
+    assert shown.exit_code == 0 and "never recalled; of importance 5." in shown.stdout
+    assert ESC not in shown.stdout and "1 record may be archived" in shown.stdout
+    assert run("prune").exit_code == 2 and memory.get(old.id).status == "active"
+    asked = answer(run("prune", "--dry-run", "--json"))
+    assert not asked["archived"] and [each["record"]["id"] for each in asked["results"]] == [old.id]
+    done = run("prune", "--yes")
+    assert done.exit_code == 0 and f"simonides archive --off {shown_id(old.id)}" in done.stdout
+    assert memory.get(old.id).status == "archived"
+    nothing = run("prune", "--yes")
+    assert nothing.exit_code == 1 and "nothing is out of use" in nothing.stderr
+    assert answer_of(run("prune", "--yes", "--json")) == {"archived": False, "results": []}
+    run("archive", "--off", old.id)
+    assert memory.get(old.id).status == "active"
+    assert run("prune", "--yes", "-q").stdout == f"{old.id}\n"
+    assert run("prune", "--older-than", "long").exit_code == run("prune", "--kind", "fact").exit_code == 2
+
+
+def shown_id(id: str) -> str:
+    return shown.short(id)
+
+
+def answer_of(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_pruning_asks_at_a_terminal(home: Path, memory: Memory) -> None:
+    old = memory.remember("the old key", at="2024-03-01")
+    status, screen = at_terminal("prune", typed="n\n")
+    assert status == 1 and "Archive these?" in screen and "nothing was archived" in screen
+    status, screen = at_terminal("prune", typed="y\n")
+    assert status == 0 and "Archived 1 record" in screen and memory.get(old.id).status == "archived"
+
+
 # -- import and export -------------------------------------------------------------------------------------------
 
 

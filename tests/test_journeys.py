@@ -141,11 +141,13 @@ def test_every_filter_means_the_same(memory: Any) -> None:
         "a bridge over the Douro", user="ana", labels=["work", "bridge"], folder="work/bridge", importance=9,
         pinned=True, metadata={"n": 1, "ok": True, "who": None}, at="2026-05-02", source="mail",
     )  # fmt: skip
-    memory.remember("a bridge elsewhere", user="ana", at="2026-05-09")
+    memory.remember("a bridge elsewhere", user="ana", at="2026-05-09", folder="elsewhere/far")
     for which in (
         {"labels": ["work"]}, {"labels": "bridge"}, {"folder": "work"}, {"importance_min": 8}, {"pinned": True},
         {"metadata": {"n": 1}}, {"metadata": {"ok": True}}, {"metadata": {"who": None}}, {"sources": "mail"},
-        {"until": "2026-05-03"}, {"until": datetime(2026, 5, 3, tzinfo=UTC)}, {"until": date(2026, 5, 3)},
+        {"until": "2026-05-03"}, {"outside": "elsewhere"},
+        {"outside": ["elsewhere", "work/road"]}, {"until": datetime(2026, 5, 3, tzinfo=UTC)},
+        {"until": date(2026, 5, 3)},
     ):  # fmt: skip
         assert [record.id for record in memory.find(user="ana", **which)] == [first.id], which
         assert [hit.id for hit in memory.recall("bridge", user="ana", **which)] == [first.id], which
@@ -165,6 +167,29 @@ def test_a_whole_is_organised_with_its_parts(memory: Any) -> None:
     memory.organise(talk.id, archived=False, folder="", user="ana")
     assert memory.messages(talk.id, user="ana")[0].folder is None
     assert kept[0].id in {hit.id for hit in memory.recall("walnuts", user="ana")}
+
+
+def test_what_is_out_of_use_is_proposed_archived_and_brought_back(memory: Any) -> None:
+    old = [{"role": "user", "content": "which train to Sintra?", "at": "2024-03-01"}]
+    said = memory.remember(old, session="trip", user="ana", importance=2)
+    twin = memory.remember("the spare key is with Ana", user="ana", at="2024-03-01")
+    kept = memory.remember("The spare key is with Ana.", user="ana", importance=8)
+    found = memory.propose(user="ana", threshold_days=90, importance_threshold=5, limit=10)
+    assert [(each.id, each.instead) for each in found] == [(twin.id, kept.id), (said[0].part_of, None)]
+    assert "never recalled" in str(found[1]) and found[1].record == memory.get(found[1].id, user="ana")
+    assert memory.propose(user="bo") == memory.propose(user="ana", labels="none") == []
+    ids = [each.id for each in found]
+    assert {each.status for each in memory.archive(ids, dry_run=True, user="ana")} == {"active"}
+    with pytest.raises(NotFound):
+        memory.archive([*ids, "nothing"], user="ana")
+    gone = memory.archive(ids, user="ana")
+    assert [record.id for record in gone] == [twin.id, said[0].part_of, said[0].id]
+    assert memory.propose(user="ana") == [] and memory.count(user="ana") == 1
+    assert memory.organise(ids[1], archived=False, user="ana")[1].id == said[0].id
+    assert [hit.id for hit in memory.recall("train to Sintra", user="ana", kinds="message")] == [said[0].id]
+    assert memory.propose(user="ana") == []  # it was recalled just now
+    with pytest.raises(Invalid):
+        memory.propose(threshold_days=-1)
 
 
 def test_the_same_write_twice_is_one(memory: Any) -> None:

@@ -196,11 +196,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besi
     "messages": ("some-id",),
     "revise": ("some-id",),
     "organise": ("some-id",),
+    "propose": (),
+    "archive": ("some-id",),
     "supersede": ("some-id", "a text"),
     "retract": ("some-id",),
     "forget": ("some-id",),
 }
-BY_ID = ("get", "history", "messages", "revise", "organise", "supersede", "retract", "forget")
+BY_ID = ("get", "history", "messages", "revise", "organise", "archive", "supersede", "retract", "forget")
 
 
 def test_every_method_says_whose_memory_it_is_about_or_is_about_the_whole() -> None:
@@ -948,9 +950,11 @@ def test_every_filter_holds_on_every_way_of_finding(meaning: Memory) -> None:
     for name, value in wrong.items():
         meaning.remember(f"bridge PR-2291 here, not the {name}", at=JUNE, **{**hit, name: value})
     meaning.remember("bridge PR-2291 here, not then", at=JUNE + 2 * DAY, **hit)
+    meaning.remember("bridge PR-2291 here, not outside", at=JUNE, **{**hit, "folder": "work/road/old"})
     asked: dict[str, Any] = {
         "labels": ["a", "b"],
         "folder": "work",
+        "outside": ["work/road", "home"],
         "importance_min": 8,
         "pinned": True,
         "metadata": {"k": "v"},
@@ -1446,6 +1450,7 @@ SLIPS: dict[str, dict[str, Any]] = {
     "no labels": {"labels": []},
     "no kinds": {"kinds": ()},
     "no sources": {"sources": []},
+    "outside of nothing": {"outside": []},
     "no metadata": {"metadata": {}},
     "archived only": {"archived": True},
     "not the archived": {"archived": False},

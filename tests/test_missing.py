@@ -87,6 +87,7 @@ def test_the_clocks_that_were_asked_about_are_those_that_count(memory: Memory) -
         (("kinds",), {"kinds": "fact"}),
         (("labels",), {"labels": ["home", "work"]}),
         (("folder",), {"folder": "work"}),
+        (("outside",), {"outside": ["work", "home"]}),
         (("since",), {"since": JUNE + timedelta(seconds=1)}),
         (("until",), {"until": JUNE}),
         (("pinned",), {"pinned": True}),

@@ -25,6 +25,7 @@ ASTRAY = {
     "tokens of a model that is gone": ("INSERT INTO tokens VALUES ((9 << 40) + 1, x'0808')", "the tokens of 1 version"),
     "tokens without vectors": ("DELETE FROM vectors WHERE vector >> 32 = 2 AND row = 1", "the tokens of 1 version"),
     "words without a record": (GONE, "words of 1 versions that are gone"),
+    "a recall without a record": ("INSERT INTO recalls VALUES (99, 1)", "1 notes of a last recall"),
     "a realm that is miscounted": ("UPDATE realms SET versions = 99", "1 realms are miscounted"),
 }
 

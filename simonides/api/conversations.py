@@ -118,7 +118,7 @@ class Begin(Asked):
     title: Name | None = None
     label: Name | None = Field(None, description="One label, which names it where there is no title.")
     labels: list[Name] | None = Field(None, max_length=100)
-    folder: Name | None = Field(None, examples=["work/bridge"])
+    folder: str | None = Field(None, max_length=200, examples=["work/bridge"])
     messages: Annotated[list[Said], Field(max_length=10_000)] = Field(default_factory=list)
     importance: Importance | None = None
     pinned: bool | None = None

@@ -51,6 +51,7 @@ class Which(Asked):
     kinds: Names | None = Field(None, description="Only these kinds.", examples=[["message", "note"]])
     labels: Names | None = Field(None, description="Bears every one of these labels.")
     folder: Name | None = Field(None, description="In this folder or below it.")
+    outside: Names | None = Field(None, description="In none of these folders, nor below one of them.")
     since: Moment | None = Field(None, description="Said at or after.")
     until: Moment | None = Field(None, description="Said before.")
     as_of: Moment | None = Field(None, description="What was true then.")

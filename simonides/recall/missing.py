@@ -43,6 +43,7 @@ FILTERS = {
     "kinds": "kinds",
     "labels": "labels",
     "folder": "folder",
+    "outside": "outside",
     "since": "since",
     "until": "until",
     "pinned": "pinned",

@@ -50,6 +50,7 @@ class MemoryStore:
         self._bearers: dict[Name, set[Ref]] = {}  # who bears the name in some version
         self._log: list[Change] = []
         self._erasing: set[Ref] = set()  # erased, and not certified yet
+        self._recalls: dict[Ref, datetime] = {}
         self._cursors: dict[str, int] = {}
         self._groups: dict[tuple[tuple[str, str], str], _Group] = {}  # by realm and model
         self._groups_made = 0
@@ -91,6 +92,7 @@ class MemoryStore:
                 self._erasing.add(ref)
 
     def _forget(self, ref: Ref) -> None:
+        self._recalls.pop(ref, None)
         for record in self._records.pop(ref, ()):
             self._terms.pop((ref, record.version), None)
             self._bearers.get(_name(record), set()).discard(ref)
@@ -210,6 +212,15 @@ class MemoryStore:
             for slot, row in self._group_of(query.scope, model).from_slot(0)
             if slot in wanted and (row.ref, row.version) in meant
         ]
+
+    async def recalled(self, last: Mapping[Ref, datetime]) -> None:
+        for ref, at in last.items():
+            if ref in self._records:
+                self._recalls[ref] = max(at, self._recalls.get(ref, at))
+
+    async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
+        refs = {id: Ref(*scope.realm, id) for id in ids}
+        return {id: self._recalls[ref] for id, ref in refs.items() if ref in self._recalls}
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         counts: Counter[str] = Counter()

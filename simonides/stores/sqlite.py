@@ -462,6 +462,26 @@ class SqliteStore:
 
         return await self._read(read)
 
+    async def recalled(self, last: Mapping[Ref, datetime]) -> None:
+        sql = (
+            "INSERT INTO recalls SELECT r.row, ? FROM realms m CROSS JOIN records r ON r.realm = m.realm"
+            " WHERE m.tenant = ? AND m.space = ? AND r.id = ? AND r.version = 1"
+            " ON CONFLICT (row) DO UPDATE SET at = max(at, excluded.at)"
+        )
+        values = [(rows.stamp(at), ref.tenant, ref.space, ref.id) for ref, at in last.items()]
+        await self._writer.together(lambda db: db.executemany(sql, values))
+
+    async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
+        def read(db: apsw.Connection) -> dict[str, datetime]:
+            sql = (
+                "SELECT r.id, c.at FROM json_each(?) j CROSS JOIN records r CROSS JOIN recalls c ON c.row = r.row"
+                " WHERE r.realm = ? AND r.id = j.value AND r.version = 1"
+            )
+            asked = msgspec.json.encode(list(ids)).decode()
+            return {id: _time(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
+
+        return await self._read(read)
+
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         def read(db: apsw.Connection) -> dict[str, int]:
             sql = (
@@ -750,6 +770,7 @@ def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
     for link in record.links:
         db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
     empty(db, row)
+    db.execute("DELETE FROM recalls WHERE row = ?", (row,))
     db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 

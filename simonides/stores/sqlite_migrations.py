@@ -18,6 +18,7 @@ SCHEMA = 2
 STEPS: Mapping[int, str] = {
     2: """
         CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
+        CREATE TABLE recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
         DROP INDEX records_part;
         DROP INDEX records_user;
         DROP INDEX records_session;

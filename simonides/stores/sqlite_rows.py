@@ -131,6 +131,11 @@ def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING)
     if query.folder is not None:
         below = "r.folder >= ? AND r.folder < ? AND (r.folder = ? OR r.folder > ?)"  # the first half is the index's
         add(below, *(query.folder + end for end in ("", "0", "", "/")))
+    for folder in sorted(query.outside or ()):
+        add(
+            "(r.folder IS NULL OR NOT (+r.folder = ? OR +r.folder > ? AND +r.folder < ?))",
+            *(folder + end for end in ("", "/", "0")),
+        )
     if query.pinned is not None:
         add("r.pinned = 1" if query.pinned else "r.pinned = 0")
     if query.importance_min is not None:

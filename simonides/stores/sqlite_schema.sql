@@ -50,6 +50,9 @@ CREATE INDEX vectors_row ON vectors (row);
 CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE holes (grp INTEGER, hole INTEGER, slot INTEGER NOT NULL, PRIMARY KEY (grp, hole)) WITHOUT ROWID;
 
+-- When a record was last recalled, by the row of its first version.
+CREATE TABLE recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
+
 CREATE TABLE changes (
     seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, realm INTEGER NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL,
     kind TEXT NOT NULL, user TEXT NOT NULL, agent TEXT NOT NULL, session TEXT NOT NULL, note TEXT

@@ -18,6 +18,7 @@ ORPHANED = (  # of a row without a record, or without vectors of the same model;
     "FROM tokens WHERE NOT EXISTS (SELECT 1 FROM vectors v JOIN records r ON r.row = v.row"
     " WHERE v.row = tokens.row - (tokens.row >> 40 << 40) AND v.vector >> 32 = tokens.row >> 40)"
 )
+FORGOTTEN = "FROM recalls WHERE row NOT IN (SELECT row FROM records WHERE version = 1)"
 MISCOUNTED = "FROM realms WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = realms.realm)"
 AGREEMENTS = (
     (
@@ -39,6 +40,7 @@ AGREEMENTS = (
     ),
     (STRAY, "{} vectors belong to no record: run `simonides rebuild`"),
     (ORPHANED, "the tokens of {} versions belong to no record, or to none with vectors: run `simonides rebuild`"),
+    (FORGOTTEN, "{} notes of a last recall belong to no record: run `simonides rebuild`"),
     (MISCOUNTED, "{} realms are miscounted: run `simonides rebuild`"),
 )
 
@@ -73,6 +75,7 @@ def rebuild(db: apsw.Connection) -> None:
     for (row,) in _all(db, f"SELECT DISTINCT row {STRAY}"):
         empty(db, row)
     db.execute(f"DELETE {ORPHANED}")
+    db.execute(f"DELETE {FORGOTTEN}")
     db.execute("UPDATE realms SET versions = (SELECT count(*) FROM records r WHERE r.realm = realms.realm)")
     make_words(db)
 

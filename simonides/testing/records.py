@@ -173,6 +173,7 @@ NARROWING: dict[str, Any] = {
     "linked": st.tuples(st.sampled_from(ROLES), st.frozensets(ids)),
     "labels": st.frozensets(st.sampled_from(LABELS), max_size=2),
     "folder": st.sampled_from(FOLDERS),
+    "outside": st.frozensets(st.sampled_from(FOLDERS), max_size=2),
     "statuses": st.none() | st.frozensets(st.sampled_from([ACTIVE, ARCHIVED])),
     "pinned": st.booleans(),
     "importance_min": st.integers(1, 10),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Header, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from ...access import Permit
 from ...api import OPERATIONS, Desk
-from ...api.shapes import Name, Text
-from ...errors import Conflict
+from ...api.operation import granted
+from ...api.shapes import Asked, Name, Text
+from ...record import stable_id
 from ..http import SLASH, principal_of, problems_of
+from . import kept
 
+NAME = "memory_id"  # in the metadata: the caller's own name of a memory
 ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
 
 
@@ -61,23 +66,33 @@ class History(BaseModel):
 
 
 def mount(made: FastAPI) -> None:
-    async def asked(request: Request, name: str, **arguments: Any) -> Any:
-        desk: Desk = made.state.desk
+    desk: Desk = made.state.desk
+
+    async def asked(request: Request, name: str, once: str | None = None, **arguments: Any) -> Any:
         said = {name: value for name, value in arguments.items() if value is not None}
-        return await OPERATIONS[name](desk, principal_of(request), said)
+        return await OPERATIONS[name](desk, principal_of(request), said, once=once)
+
+    def id_of(request: Request, name: str) -> str:
+        """Return the id of what this caller calls so: another user's names are theirs."""
+        scope = granted(desk, principal_of(request), Asked.model_validate({}), Permit(0)).scope
+        return stable_id(None, NAME, *scope.realm, scope.user or "", name)
 
     @made.post("/memory", name="add_memory", tags=["texts"], status_code=202, response_model=Added, responses=ERRORS)
-    async def add_memory(request: Request, body: Add) -> Any:
+    async def add_memory(
+        request: Request, body: Add, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
+    ) -> Any:
         """Add a text. It is stored when this answers; the task says when it can be found by meaning."""
-        more = {"metadata": body.metadata, "wait": "stored"}
-        try:
-            said = await asked(request, "remember", content=body.text, id=body.id, session=body.session_id, **more)
-            id = said["results"][0]["id"]
-        except Conflict:
-            id = body.id
-            said = await asked(request, "revise", id=id, text=body.text, **more)
+        metadata = {**(body.metadata or {}), **({} if body.id is None else {NAME: body.id})}
+        more: dict[str, Any] = {"metadata": metadata or None, "wait": "stored"}
+        new = {"content": body.text, "session": body.session_id, **more}
+        if body.id is None:
+            said = await asked(request, "remember", idempotency_key, **new)
+        else:
+            id = id_of(request, body.id)
+            said = await kept(partial(asked, request), id, {**new, "id": id}, {"text": body.text, **more})
         place = await asked(request, "position")
-        return {"task_id": said["task"] or f"log-{place['written']}", "id": id}
+        record = said["record"] if "record" in said else said["results"][0]
+        return {"task_id": said["task"] or f"log-{place['written']}", "id": body.id or record["id"]}
 
     @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=Results, responses=ERRORS)
     async def search_memory(request: Request, body: Search) -> Any:
@@ -104,11 +119,12 @@ def mount(made: FastAPI) -> None:
 
 
 def _memory(record: Any) -> dict[str, Any]:
+    metadata = dict(record["metadata"])
     return {
-        "id": record["id"],
+        "id": metadata.pop(NAME, record["id"]),
         "session_id": record["scope"]["session"],
         "user_id": record["scope"]["user"],
         "text": record["text"],
         "created_at": record["at"],
-        "metadata": record["metadata"],
+        "metadata": metadata,
     }

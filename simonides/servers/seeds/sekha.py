@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from ...api import OPERATIONS, PREFIX, Desk
 from ...api.shapes import Importance, Moment, Name, Names, Text
 from ...errors import Invalid
+from ...pruning import DAYS, IMPORTANT, LIMIT
 from ...query import Hit
 from ...wire import hits_of
 from ..http import principal_of, problems_of
@@ -95,6 +96,41 @@ class Assemble(BaseModel):
     excluded_folders: Annotated[list[Name], Field(max_length=100)] | None = None
 
 
+class Threshold(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    threshold_days: float = Field(DAYS, ge=0, le=36_500)
+    importance_threshold: float = Field(IMPORTANT, ge=0, le=10)
+    limit: int = Field(LIMIT, ge=1, le=PAGE_MAX)
+
+
+class Suggestion(BaseModel):
+    conversation_id: str
+    conversation_label: str
+    last_accessed: str
+    message_count: int
+    token_estimate: int
+    importance_score: int
+    preview: str
+    recommendation: Literal["archive"]
+    reason: str
+
+
+class Suggestions(BaseModel):
+    suggestions: list[Suggestion]
+    total: int
+
+
+class Execute(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    conversation_ids: Annotated[list[Name], Field(min_length=1, max_length=PAGE_MAX)]
+
+
+class Executed(BaseModel):
+    archived: list[str]
+
+
 class Rebuilt(BaseModel):
     success: bool
     message: str
@@ -144,15 +180,35 @@ def mount(made: FastAPI) -> None:
     )
     async def assemble_context(request: Request, body: Assemble) -> Any:
         """Put together the messages worth having in mind, within a budget of tokens, each with its citation."""
-        said = await asked(request, "recall", text=body.query, limit=100)
-        excluded = [folder.strip("/") for folder in body.excluded_folders or ()]
-        hits = [hit for hit in hits_of(said) if not _within(hit.record.folder, excluded)]
+        excluded = [folder.strip("/") for folder in body.excluded_folders or () if folder.strip("/")]
+        outside = {"outside": excluded} if excluded else {}
+        said = await asked(request, "recall", text=body.query, limit=100, **outside)
+        hits = hits_of(said)
         preferred = set(body.preferred_labels)
         hits.sort(key=lambda hit: -hit.score * (1.2 if preferred & set(hit.record.labels) else 1.0))
         desk: Desk = made.state.desk
         chosen = await desk.memory.pack(hits, body.query, budget=body.context_budget)
         by_id = {hit["record"]["id"]: hit for hit in said["hits"]}
         return [_cited(by_id[citation.id], citation.hit) for citation in chosen.citations]
+
+    @made.post(
+        f"{PREFIX}/prune/dry-run", name="prune_dry_run", tags=["upkeep"], response_model=Suggestions, responses=ERRORS
+    )
+    async def prune_dry_run(request: Request, body: Threshold) -> Any:
+        """Suggest conversations to archive, what most speaks for first; nothing is changed."""
+        said = await asked(request, "propose_prune", kinds=["conversation"], **body.model_dump())
+        suggestions = [_suggestion(each) for each in said["results"]]
+        return {"suggestions": suggestions, "total": len(suggestions)}
+
+    @made.post(
+        f"{PREFIX}/prune/execute", name="prune_execute", tags=["upkeep"], response_model=Executed,
+        responses=problems_of(401, 403, 404, 409, 422, 429, 503, 507),
+    )  # fmt: skip
+    async def prune_execute(request: Request, body: Execute) -> Any:
+        """Archive these conversations with their messages, all of them or none; `organise` brings them back."""
+        said = await asked(request, "prune", ids=body.conversation_ids, dry_run=False)
+        named = set(body.conversation_ids)
+        return {"archived": [record["id"] for record in said["results"] if record["id"] in named]}
 
     @made.post(
         f"{PREFIX}/rebuild-embeddings",
@@ -190,8 +246,19 @@ def _filters(filters: Filters | None) -> dict[str, Any]:
     return said
 
 
-def _within(folder: str | None, parents: list[str]) -> bool:
-    return folder is not None and any(folder == each or folder.startswith(f"{each}/") for each in parents)
+def _suggestion(proposal: Any) -> dict[str, Any]:
+    record = proposal["record"]
+    return {
+        "conversation_id": record["id"],
+        "conversation_label": record["labels"][0] if record["labels"] else record["text"],
+        "last_accessed": max(filter(None, (proposal["said"], proposal["last_recalled"]))),
+        "message_count": proposal["messages"],
+        "token_estimate": proposal["tokens"],
+        "importance_score": proposal["importance"],
+        "preview": proposal["preview"],
+        "recommendation": "archive",
+        "reason": proposal["says"],
+    }
 
 
 def _result(hit: Any) -> dict[str, Any]:

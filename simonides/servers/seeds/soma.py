@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Path, Query, Request
@@ -16,9 +17,11 @@ from ...api.shapes import Asked, Text
 from ...errors import Invalid, NotFound
 from ...record import stable_id
 from ..http import principal_of, problems_of
+from . import kept
 
 ERRORS = problems_of(401, 403, 404, 409, 422, 429, 503, 507)
 SAYING = ("text", "content", "summary", "fact", "task", "description", "title")  # members of a payload that say it
+PLACED = "has_coordinate"  # in the metadata of every record that is kept under one
 Type = Literal["episodic", "semantic"]
 Coordinate = Annotated[str, Field(min_length=1, max_length=200, examples=["1,2,3"])]
 
@@ -92,27 +95,22 @@ def mount(made: FastAPI) -> None:
         """Keep a payload under a coordinate; what was there before becomes its past."""
         place = read(body.coord)
         metadata = {
-            "coordinate": spelled(place), "payload": body.payload, "memory_type": body.memory_type,
+            "coordinate": spelled(place), "payload": body.payload, "memory_type": body.memory_type, PLACED: True,
             **{f"payload.{name}": value for name, value in body.payload.items() if _plain(value)},
         }  # fmt: skip
         text, id = said(body.payload), id_of(request, place)
-        try:
-            await asked(request, "get", id=id)
-        except NotFound:
-            await asked(request, "remember", content=text, id=id, metadata=metadata, labels=[body.memory_type])
-        else:
-            more = {"metadata": metadata, "labels": [body.memory_type], "archived": False}
-            await asked(request, "revise", id=id, text=text, **more)
+        more: dict[str, Any] = {"metadata": metadata, "labels": [body.memory_type]}
+        new = {"content": text, "id": id, **more}
+        await kept(partial(asked, request), id, new, {"text": text, "archived": False, **more})
         return {"coord": body.coord, "memory_type": body.memory_type}
 
     async def search(request: Request, body: Search) -> Any:
         filters = {f"payload.{name}": value for name, value in (body.filters or {}).items()}
-        more: dict[str, Any] = {"metadata": filters or None}
+        more: dict[str, Any] = {"metadata": {**filters, PLACED: True}, "shared": False}
         if body.memory_type:
             more["labels"] = [body.memory_type]
         limit = min(body.offset + body.top_k, 1000)
-        found = await asked(request, "recall", text=body.query, limit=limit, kinds=["note"], **more)
-        hits = [hit for hit in found["hits"] if "coordinate" in hit["record"]["metadata"]][body.offset :]
+        hits = (await asked(request, "recall", text=body.query, limit=limit, **more))["hits"][body.offset :]
         return {"memories": [{**_memory(hit["record"]), "score": hit["score"]} for hit in hits]}
 
     @made.post("/memories/search", name="search_payloads", tags=["coordinates"], response_model=Found, responses=ERRORS)
@@ -198,14 +196,14 @@ def _object(text: str | None) -> Any:
 
 
 def _memory(record: Any) -> dict[str, Any]:
-    kept = record["metadata"]
-    if "coordinate" not in kept:
+    metadata = record["metadata"]
+    if "coordinate" not in metadata:
         raise NotFound("nothing is kept under this coordinate")
     return {
-        "coordinate": read(kept["coordinate"]),
-        "payload": kept["payload"],
-        "memory_type": kept["memory_type"],
-        "metadata": {name: value for name, value in kept.items() if name == "coordinate"},
+        "coordinate": read(metadata["coordinate"]),
+        "payload": metadata["payload"],
+        "memory_type": metadata["memory_type"],
+        "metadata": {"coordinate": metadata["coordinate"]},
         "importance": record["importance"],
         "created_at": record["begun"] or record["known"]["since"],
         "updated_at": record["known"]["since"],

@@ -16,6 +16,7 @@ from .erasing import Erasing
 from .finding import Finding
 from .keys import Keys
 from .paging import Paging
+from .recalling import Recalling
 from .restoring import Restoring
 from .rules import Rules
 from .steps import MakeStore, rule, told
@@ -30,6 +31,20 @@ __all__ = ["MakeStore", "StoreSuite", "rule", "told"]
 
 
 class StoreSuite(
-    Writing, Keys, Concurrency, Restoring, Erasing, Clocks, Finding, Paging, Words, Texts, Walls, Vectors, Upkeep, Rules
+    Writing,
+    Keys,
+    Concurrency,
+    Restoring,
+    Erasing,
+    Clocks,
+    Finding,
+    Paging,
+    Words,
+    Texts,
+    Walls,
+    Vectors,
+    Recalling,
+    Upkeep,
+    Rules,
 ):
     """Everything that a store owes."""

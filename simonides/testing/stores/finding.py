@@ -125,6 +125,11 @@ class Finding:
         assert await found_texts(store, Query(scope=ANA, folder="work/bridge")) == ["work/bridge", "work/bridge/2026"]
         for folder in ("wor", "work/", "w%", "%", ""):
             assert await store.find(Query(scope=ANA, folder=folder)) == []
+            assert len(await store.find(Query(scope=ANA, outside=frozenset({folder})))) == len(folders)
+        beside = Query(scope=ANA, outside=frozenset({"work", "w_rk"}))
+        assert await found_texts(store, beside) == ["workshop", "work0", "work-1", "Work", "None"]
+        inside = Query(scope=ANA, folder="work", outside=frozenset({"work/bridge"}))
+        assert await found_texts(store, inside) == ["work"] and await store.count(inside) == 1
         assert await found_texts(store, Query(scope=ANA, folder="w_rk")) == ["w_rk"]
 
     async def test_the_archived_is_found_only_when_asked_for(self, store: Store) -> None:
