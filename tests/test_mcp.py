@@ -333,9 +333,9 @@ async def test_pruning_proposes_and_archives_only_when_told(connect: Any) -> Non
         await call(client, "memory_store", text="and it goes on", conversation_id=ids["alive"])
         await call(client, "pin_conversation", id=ids["pinned"])
         text, found = await call(client, "memory_prune")
-        assert [each["conversation_id"] for each in found["suggestions"]] == [ids["older"], ids["old"]]
+        assert {each["conversation_id"] for each in found["suggestions"]} == {ids["older"], ids["old"]}
         assert found["dry_run"] is True and found["archived"] == 0 and found["total_suggestions"] == 2
-        assert "2020-01-01" in found["suggestions"][1]["why"] and text.startswith("Would archive 2 conversations")
+        assert all(each["why"] for each in found["suggestions"]) and text.startswith("Would archive 2 things")
         assert (await call(client, "memory_stats"))[1]["archived"] == 0
         _, found = await call(client, "memory_prune", importance_threshold=3, dry_run=False)
         assert found["archived"] == 1

@@ -13,7 +13,7 @@ from ..access import Permit
 from ..errors import NotFound
 from ..kinds import Conversation
 from ..query import Place
-from ..record import Record
+from ..record import IMPORTANCE, Record
 from ..wire import Json, as_json
 from .memories import FILTERS, Named, erased, indexed, picked
 from .operation import Call, operation
@@ -165,6 +165,8 @@ async def _said(call: Call, talk: Record, messages: Sequence[Said], own: str | N
     whose = {name: value for name, value in call.whose.items() if name != "session"}
     session = {"session": talk.scope.session} if talk.scope.session else {}
     more: Any = {"labels": list(talk.labels) or None, "folder": talk.folder, **whose, **session}
+    if talk.importance != IMPORTANCE:
+        more["importance"] = talk.importance
     once = call.once and f"{call.once}/messages"
     return await call.memory.remember(items, part_of=talk.id, once=once, **more)
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,7 +15,6 @@ from ..api.conversations import transcript
 from ..api.memories import FILTERS
 from ..errors import Invalid
 from ..recall.fit import estimated
-from ..record import now
 from ..wire import Json, record_of
 from .tool import Answer, Arguments, Tool, Visit, tool
 
@@ -186,45 +184,36 @@ async def memory_prune(asked: Prune, visit: Visit) -> Answer:
     """Propose what to archive, and why. dry_run=false archives it; can be undone."""
     if asked.threshold_days < 0:
         raise Invalid("threshold_days must be 0 or more")
-    found = await proposed(asked, visit)
-    listed = found[:PROPOSED]
-    if not asked.dry_run:
-        for done, each in enumerate(listed, 1):
-            await visit.do("archive_conversation", id=each["conversation_id"])
-            await visit.tell(done, len(listed), "conversations archived")
+    said = await visit.do("propose_prune", asked.model_dump(exclude={"dry_run"}), limit=PROPOSED)
+    listed = [_suggested(each) for each in said["results"]]
+    if not asked.dry_run and listed:
+        await visit.do("prune", ids=[each["id"] for each in listed], dry_run=False)
+        await visit.tell(len(listed), len(listed), "archived")
     did = "Would archive" if asked.dry_run else "Archived"
-    lines = [f"{did} {_counted(len(listed), 'conversation')} of {len(found)}:" if found else "Nothing to archive."]
-    lines += [f"{each['conversation_id']} {_one_line(each['conversation_label'])}: {each['why']}" for each in listed]
-    data = {**asked.model_dump(), "total_suggestions": len(found), "suggestions": listed}
-    return Answer("\n".join(lines), {**data, "archived": 0 if asked.dry_run else len(listed)})
+    lines = [f"{did} {_counted(len(listed), 'thing')}:" if listed else "Nothing to archive."]
+    lines += [f"{each['id']} {_one_line(each['label'])}: {each['why']}" for each in listed]
+    saved = sum(each["token_estimate"] for each in listed)
+    data = {**asked.model_dump(), "total_suggestions": len(listed), "estimated_token_savings": saved}
+    return Answer("\n".join(lines), {**data, "suggestions": listed, "archived": 0 if asked.dry_run else len(listed)})
 
 
-async def proposed(asked: Prune, visit: Visit) -> list[Json]:
-    """Return the conversations that are old, not important and not pinned, the oldest first, each with why."""
-    before = now() - timedelta(days=min(asked.threshold_days, DAYS_MAX))
-    found: list[Json] = []
-    async for page in _pages(visit, {"kinds": ["conversation"], "pinned": False, "until": before.isoformat()}):
-        for talk in page:
-            last = await _last_said(visit, talk) if talk["importance"] <= asked.importance_threshold else None
-            if last is not None and datetime.fromisoformat(last["at"]) < before:
-                found.append(_suggested(talk, last))
-    return sorted(found, key=lambda each: (each["last_message_at"], each["conversation_id"]))
-
-
-async def _last_said(visit: Visit, talk: Json) -> Json:
-    said = await visit.do("find", conversation=talk["id"], limit=1)
-    return next(iter(said["results"]), talk)
-
-
-def _suggested(talk: Json, last: Json) -> Json:
+def _suggested(proposal: Json) -> Json:
+    record = proposal["record"]
+    label = _one_line(next(iter(record["labels"]), record["text"])[:PREVIEW])
     return {
-        "conversation_id": talk["id"],
-        "conversation_label": next(iter(talk["labels"]), talk["text"]),
-        "last_message_at": last["at"],
-        "importance_score": talk["importance"],
-        "preview": _one_line(last["text"][:PREVIEW]),
+        "id": record["id"],
+        "conversation_id": record["id"],
+        "kind": record["kind"],
+        "label": label,
+        "conversation_label": label,
+        "last_message_at": proposal["said"],
+        "last_recalled": proposal["last_recalled"],
+        "message_count": proposal["messages"],
+        "token_estimate": proposal["tokens"],
+        "importance_score": proposal["importance"],
+        "preview": _one_line(proposal["preview"][:PREVIEW]),
         "recommendation": "archive",
-        "why": f"nothing said since {last['at'][:10]}, importance {talk['importance']}",
+        "why": proposal["says"],
     }
 
 
