@@ -411,7 +411,10 @@ async def test_two_users_have_coordinates_ids_and_sessions_of_their_own(house: H
             fine(await client.post("/memories", json={"coord": "1,1", "payload": {"text": f"marked by {name}"}}))
             said = {"text": f"note marked by {name}", "id": "1", "session_id": "s"}
             assert fine(await client.post("/memory", json=said), 202)["id"] == "1"
+    fine(await house.operator.post("/memories", json={"coord": "1,1", "payload": {"text": "marked by operator"}}))
     await house.memory.settle()
+    asked = {"query": "marked", "top_k": 50}
+    assert "operator" not in (await house.ana.post("/memories/search", json=asked)).text  # 1,1 is hers alone
     for name, client, other in (("ana", house.ana, "bo"), ("bo", house.bo, "ana")):
         answers = [
             await client.get("/memories/1,1"),
