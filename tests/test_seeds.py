@@ -122,9 +122,9 @@ async def test_pages_hold_everything_once(house: House) -> None:
 
 async def test_a_folder_leaves_the_label_alone_and_a_label_the_folder(house: House) -> None:
     id = (await begun(house.ana))["id"]
-    fine(await house.ana.put(f"{V1}/conversations/{id}/folder", json={"folder": "/work/bridge"}))
+    fine(await house.ana.put(f"{V1}/conversations/{id}/folder", json={"folder": "/jobs/bridge"}))
     shown = fine(await house.ana.get(f"{V1}/conversations/{id}"))
-    assert (shown["label"], shown["folder"]) == ("health", "work/bridge")
+    assert (shown["label"], shown["folder"]) == ("health", "jobs/bridge")
     fine(await house.ana.put(f"{V1}/conversations/{id}/label", json={"label": "nuts", "folder": "/food"}))
     shown = fine(await house.ana.get(f"{V1}/conversations/{id}"))
     assert (shown["label"], shown["folder"]) == ("nuts", "food")
@@ -173,7 +173,7 @@ async def test_a_delete_deletes_everywhere(house: House) -> None:
 async def test_a_question_is_answered_with_scores_that_are_higher_for_better(house: House) -> None:
     made = await begun(house.ana)
     said = [{"role": "user", "content": "the bridge is closed"}]
-    await begun(house.ana, label="work", folder="/work", messages=said)
+    await begun(house.ana, label="work", folder="/jobs", messages=said)
     answer = fine(await house.ana.post(f"{V1}/query", json={"query": "allergic to walnuts", "limit": 2, "offset": 0}))
     assert answer.keys() == {"results", "total", "page", "page_size"}
     assert (answer["page"], answer["page_size"]) == (1, 2)
@@ -411,7 +411,10 @@ async def test_two_users_have_coordinates_ids_and_sessions_of_their_own(house: H
             fine(await client.post("/memories", json={"coord": "1,1", "payload": {"text": f"marked by {name}"}}))
             said = {"text": f"note marked by {name}", "id": "1", "session_id": "s"}
             assert fine(await client.post("/memory", json=said), 202)["id"] == "1"
+    fine(await house.operator.post("/memories", json={"coord": "1,1", "payload": {"text": "marked by operator"}}))
     await house.memory.settle()
+    asked = {"query": "marked", "top_k": 50}
+    assert "operator" not in (await house.ana.post("/memories/search", json=asked)).text  # 1,1 is hers alone
     for name, client, other in (("ana", house.ana, "bo"), ("bo", house.bo, "ana")):
         answers = [
             await client.get("/memories/1,1"),
