@@ -30,7 +30,6 @@ from simonides.api import OPERATIONS, Desk
 from simonides.api.streams import Events, Export, Import, Imported
 from simonides.config import open_backend
 from simonides.directory import Directory, Grant
-from simonides.record import Scope
 from simonides.servers import proto
 from simonides.servers.gate import Gate
 from simonides.servers.grpc import NAMED, SERVICE, Door, address_of, start
@@ -181,7 +180,9 @@ def agree(message: Any, schema: Any, shapes: Any) -> None:
 async def test_what_is_stored_is_recalled_and_erased_with_a_certificate(served: Served) -> None:
     pb, memory = served.pb, served.memory
     stored = await memory.Store(
-        pb.StoreRequest(text="Ana moved to Lisbon", user="ana", labels=["home"], metadata_json='{"n": 9007199254740993}')
+        pb.StoreRequest(
+            text="Ana moved to Lisbon", user="ana", labels=["home"], metadata_json='{"n": 9007199254740993}'
+        )
     )
     (record,) = stored.results
     assert stored.indexed and not stored.HasField("task")
@@ -281,13 +282,15 @@ STEPS: tuple[tuple[str, Callable[[Any], Said]], ...] = (
 
 async def test_every_operation_answers_as_over_http(served: Served, generated: dict[str, ModuleType]) -> None:
     """The same story is told at both doors, each to a memory of its own; then what was not in it, wrongly."""
-    plain = [(name, lambda _, said=said: said) for name in OPERATIONS for said in ({}, {"id": "nobody"}, {"no": 1})]
+    wrong = [
+        (name, lambda _, said=said: said)
+        for name, row in OPERATIONS.items()
+        for said in ([{"id": "nobody"}, {"id": "nobody", "no": 1}] if "{id}" in row.path else [{}, {"no": 1}])
+    ]
     async with serving(generated) as other:
         grpc_side, http_side = Plain(), Plain()
-        for name, arguments in (*STEPS, *plain):
-            if (name, said := arguments(grpc_side.it))[0] == "rebuild" and said:
-                continue
-            mine = await over_grpc(served, name, said)
+        for name, arguments in (*STEPS, *wrong):
+            mine = await over_grpc(served, name, said := arguments(grpc_side.it))
             theirs = await over_http(other, name, arguments(http_side.it))
             grpc_side.it[name], http_side.it[name] = mine[1], theirs[1]
             assert grpc_side.of(mine) == http_side.of(theirs), (name, said)
@@ -315,6 +318,9 @@ async def over_http(served: Served, name: str, said: Said) -> tuple[str, Any]:
     return found["code"], None if found["code"] == "invalid" else found["detail"]
 
 
+OWN = {"secret", "uptime_seconds", "next"}  # what each memory has of its own
+
+
 class Plain:
     """Answers without what differs from one memory to the next: ids by when they were first seen, no times."""
 
@@ -324,7 +330,8 @@ class Plain:
 
     def of(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: "…" if key in ("secret", "uptime_seconds") else self.of(each) for key, each in value.items()}
+            told = {key: self._id(each) if key == "id" else each for key, each in value.items()}
+            return {key: "…" if key in OWN and each else self.of(each) for key, each in told.items()}
         if isinstance(value, list | tuple):
             return [self.of(each) for each in value]
         if isinstance(value, float):
@@ -336,3 +343,351 @@ class Plain:
 
     def _id(self, id: str) -> str:
         return self._ids.setdefault(id, f"<{len(self._ids)}>")
+
+
+# -- who may come in ----------------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_asked_for_at_every_method_but_health_and_reflection(
+    home: Path, generated: dict[str, ModuleType]
+) -> None:
+    async with serving(generated, require=True) as served:
+        pb, memory = served.pb, served.memory
+        requests = {name: getattr(pb, m.input_type.name)() for name, m in served.door._methods.items()}
+        for beside in ((), (("authorization", "Bearer nonsense"),), (("x-api-key", ""),)):
+            for name, request in requests.items():
+                call = getattr(memory, name)
+                async with refused(StatusCode.UNAUTHENTICATED) as found:
+                    if name == "Import":
+                        await call(iter([request]), metadata=beside)
+                    elif name in ("Events", "Export"):
+                        [each async for each in call(request, metadata=beside)]
+                    else:
+                        await call(request, metadata=beside)
+                assert trailers(found[0])["simonides-code"] == "unauthorized"
+        for service in ("", SERVICE):
+            asked = health_pb2.HealthCheckRequest(service=service)
+            answer = await health_pb2_grpc.HealthStub(served.channel).Check(asked)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        shown = await served.key()
+        for beside in (shown, (("x-api-key", shown[0][1].removeprefix("Bearer ")),)):
+            assert (await memory.Health(pb.HealthRequest(), metadata=beside)).status == "ok"
+
+
+async def test_nothing_is_read_of_a_stranger(home: Path, generated: dict[str, ModuleType]) -> None:
+    async with serving(generated, require=True) as served:
+        raw = served.channel.unary_unary(f"/{SERVICE}/Store")
+        async with refused(StatusCode.UNAUTHENTICATED):
+            await raw(b"\xff\xff")
+        async with refused(StatusCode.INVALID_ARGUMENT, "no simonides.v1.StoreRequest"):
+            await raw(b"\xff\xff", metadata=await served.key())
+
+
+async def test_keys_never_reach_what_is_anothers(home: Path, generated: dict[str, ModuleType]) -> None:
+    async with serving(generated, require=True) as served:
+        pb, memory = served.pb, served.memory
+        everything = Permit.READ | Permit.WRITE | Permit.ERASE | Permit.ADMIN
+        ana = await served.key(user="ana", permits=everything)
+        ben = await served.key(user="ben", permits=everything)
+        far = await served.key(tenant="elsewhere", permits=everything)
+        kept = await memory.Store(pb.StoreRequest(text="the mark is xylophone"), metadata=ana)
+        id = kept.results[0].id
+        assert kept.results[0].scope.user == "ana"
+        for other in (ben, far):
+            recalled = await memory.Recall(pb.RecallRequest(text="xylophone"), metadata=other)
+            assert not recalled.hits
+            async with refused(StatusCode.NOT_FOUND):
+                await memory.Delete(pb.DeleteRequest(id=id), metadata=other)
+            pieces = [piece.data async for piece in memory.Export(pb.ExportRequest(), metadata=other)]
+            assert b"xylophone" not in b"".join(pieces)
+            for row in OPERATIONS.values():
+                said = {name: id for name in ("id",) if name in row.takes.model_fields}
+                said |= {
+                    name: "xylophone" for name in ("text", "label") if name in row.takes.model_fields and row.reads
+                }
+                if row.name == "explain_missing" or row.whole:
+                    continue
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert "the mark" not in json.dumps(await served.call(row.name, other, **said))
+        for said in ({"user": "ana"}, {"user": "ana", "tenant": "default"}):
+            async with refused(StatusCode.PERMISSION_DENIED):
+                await memory.Recall(pb.RecallRequest(text="xylophone", **said), metadata=ben)
+        async with refused(StatusCode.PERMISSION_DENIED, "another tenant"):
+            await memory.Recall(pb.RecallRequest(text="xylophone", tenant="default"), metadata=far)
+        reads = await served.key(permits=Permit.READ)
+        async with refused(StatusCode.PERMISSION_DENIED, "may not write"):
+            await memory.Store(pb.StoreRequest(text="no"), metadata=reads)
+        async with refused(StatusCode.PERMISSION_DENIED, "may not write"):
+            await memory.Import(iter([pb.ImportRequest(data=b"x")]), metadata=reads)
+        events = memory.Events(pb.EventsRequest(after=0), metadata=ben)
+        await memory.Store(pb.StoreRequest(text="of ben"), metadata=ben)
+        first = await asyncio.wait_for(events.read(), PATIENCE_S)
+        assert first.scope.user == "ben" and first.id != id
+        events.cancel()
+
+
+async def test_whoever_comes_too_often_is_told_when_to_come_again(served: Served) -> None:
+    pb, memory, shown = served.pb, served.memory, await served.key(rate=2)
+    call = memory.Health(pb.HealthRequest(), metadata=shown)
+    await call
+    beside = dict(await call.trailing_metadata())
+    assert (beside["ratelimit-limit"], beside["ratelimit-remaining"]) == ("2", "1")
+    await memory.Health(pb.HealthRequest(), metadata=shown)
+    async with refused(StatusCode.RESOURCE_EXHAUSTED, "more than 2 calls a minute") as found:
+        await memory.Health(pb.HealthRequest(), metadata=shown)
+    told = trailers(found[0])
+    assert told["simonides-retryable"] == "true" and 1 <= int(told["retry-after"]) <= 62
+    assert int(told["grpc-retry-pushback-ms"]) == int(told["retry-after"]) * 1000
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:50514", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:50514", "::1"),
+        ("ipv6:[2001:db8::7]:1", "2001:db8::7"),
+        ("unix:/tmp/x", "unix:/tmp/x"),
+    ],
+)
+def test_wrong_keys_are_counted_by_the_address_they_come_from(peer: str, address: str) -> None:
+    assert address_of(peer) == address
+
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+async def test_errors_keep_their_codes(served: Served) -> None:
+    pb, memory = served.pb, served.memory
+    async with refused(StatusCode.NOT_FOUND, "no record") as found:
+        await memory.Delete(pb.DeleteRequest(id="nobody"))
+    assert trailers(found[0]) == {"simonides-code": "not_found", "simonides-retryable": "false"}
+    async with refused(StatusCode.INVALID_ARGUMENT, "text: "):
+        await memory.Recall(pb.RecallRequest())
+    async with refused(StatusCode.INVALID_ARGUMENT, "metadata must be JSON"):
+        await memory.Recall(pb.RecallRequest(text="x", metadata_json="{"))
+    async with refused(StatusCode.INVALID_ARGUMENT, "must be an object"):
+        await memory.Call(pb.CallRequest(operation="recall", arguments_json="[1]"))
+    async with refused(StatusCode.NOT_FOUND, "no operation 'fly'; there are: remember"):
+        await served.call("fly")
+    await memory.Store(pb.StoreRequest(id="one", text="one thing"))
+    async with refused(StatusCode.ABORTED) as found:
+        await memory.Store(pb.StoreRequest(id="one", text="another"))
+    assert trailers(found[0])["simonides-code"] == "conflict"
+    async with refused(StatusCode.INVALID_ARGUMENT) as found:
+        await served.call("recall", **{"é" * 100_000: 1})
+    assert len(found[0].details() or "") <= 1000
+
+
+async def test_what_nobody_foresaw_says_nothing_of_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr(served.desk.memory, "count", fails)
+    async with refused(StatusCode.INTERNAL) as found:
+        await served.call("count")
+    assert "secret" not in (found[0].details() or "")
+
+
+async def test_a_request_that_is_too_large_is_refused_and_the_next_is_answered(
+    home: Path, generated: dict[str, ModuleType]
+) -> None:
+    async with serving(generated, body_mb_max=1, batch_max=3) as served:
+        pb, memory = served.pb, served.memory
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "larger than max"):
+            await memory.Store(pb.StoreRequest(text="x" * 2**20))
+        async with refused(StatusCode.INVALID_ARGUMENT, "more than 3 in one batch"):
+            await memory.StoreMany(pb.StoreManyRequest(content=[pb.Content(text=f"{n}") for n in range(4)]))
+        assert (await served.call("count"))["count"] == 0
+        stored = await memory.Store(pb.StoreRequest(text="x" * (2**20 - 100)))
+        assert stored.results
+
+
+async def test_the_same_mark_is_one_write_at_both_doors(served: Served) -> None:
+    pb, memory = served.pb, served.memory
+    beside = (("idempotency-key", "once"),)
+    first = await memory.Store(pb.StoreRequest(text="said once"), metadata=beside)
+    call = memory.Store(pb.StoreRequest(text="said once"), metadata=beside)
+    assert await call == first
+    assert dict(await call.trailing_metadata())["idempotency-replayed"] == "true"
+    answer = await served.http.post("/memories", json={"content": "said once"}, headers={"Idempotency-Key": "once"})
+    assert answer.json()["results"][0]["id"] == first.results[0].id
+    assert (await served.call("count"))["count"] == 1
+    async with refused(StatusCode.INVALID_ARGUMENT, "used for another request"):
+        await memory.Store(pb.StoreRequest(text="something else"), metadata=beside)
+    await memory.Delete(pb.DeleteRequest(id=first.results[0].id))
+    assert not served.replays._all  # answers hold what was said: an erase takes them along
+
+
+# -- deadlines ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_deadline_that_passes_leaves_the_memory_well(served: Served) -> None:
+    pb, memory = served.pb, served.memory
+    passed = 0
+    for number in range(40):
+        try:
+            await memory.Store(pb.StoreRequest(text=f"thing {number}", id=f"n{number}"), timeout=0.0005 * number)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == StatusCode.DEADLINE_EXCEEDED
+            passed += 1
+    assert passed
+    for number in range(40):  # whatever was kept of them: the same again is one
+        await memory.Store(pb.StoreRequest(text=f"thing {number}", id=f"n{number}"))
+    assert (await served.call("count"))["count"] == 40
+    assert (await served.call("doctor")) == {"healthy": True, "complaints": []}
+
+
+async def test_the_server_too_gives_up_what_takes_too_long(
+    home: Path, generated: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(generated, seconds_max=0.05) as served:
+        ended = asyncio.Event()
+
+        async def slow(*_: Any, **__: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(served.desk.memory, "count", slow)
+        async with refused(StatusCode.DEADLINE_EXCEEDED, "longer than 0.05 s") as found:
+            await served.call("count")
+        assert trailers(found[0])["simonides-code"] == "timeout" and ended.is_set()
+
+
+async def test_a_retry_is_not_told_that_it_was_cancelled(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+
+    async def slow(*_: Any, **__: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(served.desk.memory, "remember", slow)
+    request, beside = served.pb.StoreRequest(text="said"), (("idempotency-key", "m"),)
+    first = asyncio.ensure_future(served.memory.Store(request, metadata=beside).wait_for_connection())
+    given_up = served.memory.Store(request, metadata=beside)
+    await asyncio.wait_for(began.wait(), PATIENCE_S)
+    again = served.memory.Store(request, metadata=beside)
+    await again.wait_for_connection()
+    given_up.cancel()
+    first.cancel()
+    again.cancel()
+
+
+# -- streams ------------------------------------------------------------------------------------------------------
+
+
+async def test_events_come_as_they_happen_and_go_on_from_where_one_was(served: Served) -> None:
+    pb, memory = served.pb, served.memory
+    await memory.Store(pb.StoreRequest(text="before"))
+    seen = memory.Events(pb.EventsRequest(after=0))
+    first = await asyncio.wait_for(seen.read(), PATIENCE_S)
+    assert (first.seq, first.did, first.kind) == (1, "written", "note")
+    kept = await memory.Store(pb.StoreRequest(text="after"))
+    second = await asyncio.wait_for(seen.read(), PATIENCE_S)
+    assert second.id == kept.results[0].id
+    seen.cancel()
+    again = memory.Events(pb.EventsRequest(after=first.seq))
+    assert (await asyncio.wait_for(again.read(), PATIENCE_S)) == second
+    again.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_freed(served: Served) -> None:
+    watch = served.desk.watch
+    streams = [served.memory.Events(served.pb.EventsRequest()) for _ in range(20)]
+    for stream in streams:
+        await stream.wait_for_connection()
+    await until(lambda: watch._waiting == 20)
+    for stream in streams:
+        stream.cancel()
+    await until(lambda: watch._waiting == 0 and not served.door._endless)
+    await until(lambda: watch._looking is None or watch._looking.done())
+
+
+async def test_a_server_that_stops_ends_its_streams_and_finishes_its_calls(served: Served) -> None:
+    pb, memory = served.pb, served.memory
+    stream = memory.Events(pb.EventsRequest())
+    await until(lambda: served.desk.watch._waiting == 1)
+    writes = [asyncio.ensure_future(_store(memory, pb.StoreRequest(text=f"write {n}"))) for n in range(20)]
+    reading = asyncio.ensure_future(_drained(stream))
+    await until(lambda: any(write.done() for write in writes))
+    async with asyncio.timeout(PATIENCE_S):
+        await served.door.stop(PATIENCE_S)
+        ended = await reading
+        outcomes = await asyncio.gather(*writes)
+    assert ended.code() == StatusCode.UNAVAILABLE and "last seq" in (ended.details() or "")
+    kept = await served.desk.memory.count()
+    assert kept >= sum(outcome is None for outcome in outcomes) > 0
+
+
+async def _store(memory: Any, request: Any) -> StatusCode | None:
+    try:
+        await memory.Store(request)
+    except grpc.aio.AioRpcError as error:
+        code: StatusCode = error.code()
+        return code
+    return None
+
+
+async def _drained(stream: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stream:
+            pass
+    return caught.value
+
+
+async def test_an_export_is_taken_in_elsewhere_as_it_was(served: Served, generated: dict[str, ModuleType]) -> None:
+    pb, memory = served.pb, served.memory
+    texts = [f"thing {number} {'x' * 2000}" for number in range(300)]
+    await memory.StoreMany(pb.StoreManyRequest(content=[pb.Content(text=text) for text in texts]))
+    pieces = [piece.data async for piece in memory.Export(pb.ExportRequest())]
+    assert len(pieces) > 1 and max(map(len, pieces)) <= 256 * 1024
+    data = b"".join(pieces)
+    async with serving(generated) as other:
+        requests = [pb.ImportRequest(ids=True, data=data[:1000]), pb.ImportRequest(data=data[1000:])]
+        taken = await other.memory.Import(iter(requests))
+        assert (taken.read, taken.new, taken.problems_count, len(taken.ids)) == (300, 300, 0, 300)
+        assert (await other.memory.Import(iter(requests))).new == 0
+        async with refused(StatusCode.INVALID_ARGUMENT, "nothing was sent"):
+            await other.memory.Import(iter([]))
+
+
+# -- what tools ask -----------------------------------------------------------------------------------------------
+
+
+async def test_reflection_shows_every_service_and_its_methods(served: Served) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+
+    async def asked(**request: str) -> Any:
+        sent = iter([reflection_pb2.ServerReflectionRequest(**request)])
+        return await anext(aiter(stub.ServerReflectionInfo(sent)))
+
+    listed = await asked(list_services="")
+    names = {service.name for service in listed.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+    for name in names:
+        described = await asked(file_containing_symbol=name)
+        assert described.file_descriptor_response.file_descriptor_proto, name
+
+
+async def test_health_follows_the_store(served: Served) -> None:
+    stub = health_pb2_grpc.HealthStub(served.channel)
+    asked = health_pb2.HealthCheckRequest(service=SERVICE)
+    assert (await stub.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
+    async with refused(StatusCode.NOT_FOUND):
+        await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    await served.desk.memory.close()
+    assert (await stub.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_port_that_is_taken_is_said_to_be(served: Served) -> None:
+    from simonides.errors import Unavailable
+
+    with pytest.raises(Unavailable, match="cannot listen"):
+        await start(served.desk, served.gate, host="127.0.0.1", port=served.door.port)
