@@ -232,6 +232,9 @@ class Door:
     async def _events(self, request: bytes, context: ServicerContext, principal: Principal) -> None:
         asked = read(Events, proto.arguments(proto.parsed(method := self._methods["Events"], request)))
         call = granted(self._desk, principal, asked, Permit.READ)
+        if asked.after is None:
+            asked = asked.model_copy(update={"after": (await call.memory.position()).written})
+        await context.send_initial_metadata(())  # who has it misses nothing of what is written from now on
         async with self._without_end(), contextlib.aclosing(events(asked, call)) as found:
             async for event in found:
                 await context.write(proto.answered(method, event))
