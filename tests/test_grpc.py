@@ -18,6 +18,7 @@ import grpc
 import grpc_tools
 import httpx
 import pytest
+from google.protobuf import empty_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,6 +36,7 @@ from simonides.servers.gate import Gate
 from simonides.servers.grpc import NAMED, SERVICE, Door, address_of, start
 from simonides.servers.http import app
 from simonides.servers.replays import Replays
+from simonides.servers.seeds import soma as soma_http
 from simonides.serving import Serving
 
 PROTO = Path(proto.__file__).parent
@@ -659,6 +661,57 @@ async def test_an_export_is_taken_in_elsewhere_as_it_was(served: Served, generat
         assert (await other.memory.Import(iter(requests))).new == 0
         async with refused(StatusCode.INVALID_ARGUMENT, "nothing was sent"):
             await other.memory.Import(iter([]))
+
+
+# -- the service of the last seed -----------------------------------------------------------------------------------
+
+
+async def test_payloads_lie_under_their_coordinates(served: Served, generated: dict[str, ModuleType]) -> None:
+    pb: Any = generated["soma_pb2"]
+    soma = generated["soma_pb2_grpc"].MemoryServiceStub(served.channel)
+
+    def at(*values: float) -> Any:
+        return pb.Coordinate(values=values)
+
+    async def store(place: Any, payload: Any, kind: str = "") -> Any:
+        memory = pb.Memory(coord=place, payload_json=json.dumps(payload), memory_type=kind)
+        return await soma.Store(pb.StoreRequest(memory=memory))
+
+    first = await store(at(1, 2, 3), {"text": "the bridge", "n": 1})
+    assert first.ok and (await store(at(1, 2, 3), {"text": "the new bridge"})).id == first.id
+    await store(at(1, 2, 9), {"fact": "far away"}, "semantic")
+    await store(at(1, 2, 4), {"text": "close by"})
+    await store(at(7), {"text": "in another space"})
+    found = await soma.Recall(pb.RetrieveRequest(query=at(1, 2, 3), top_k=2))
+    assert [json.loads(each.payload_json)["text"] for each in found.memories] == ["the new bridge", "close by"]
+    assert list(found.memories[0].coord.values) == [1, 2, 3] and found.memories[0].memory_type == "episodic"
+    found = await soma.Recall(pb.RetrieveRequest(query=at(1, 2, 3), memory_type="semantic"))
+    assert [json.loads(each.payload_json) for each in found.memories] == [{"fact": "far away"}]
+    assert (await served.call("get", id=first.id))["version"] == 2
+    assert (await soma.Delete(pb.DeleteRequest(coord=at(1, 2, 3)))).ok
+    assert not (await soma.Delete(pb.DeleteRequest(coord=at(1, 2, 3)))).ok
+    assert (await soma.Health(empty_pb2.Empty())).status == "ok"
+    for wrong in ({"payload_json": "[1]"}, {"payload_json": "{"}, {"payload_json": "{}", "memory_type": "odd"}):
+        async with refused(StatusCode.INVALID_ARGUMENT):
+            await soma.Store(pb.StoreRequest(memory=pb.Memory(coord=at(1), **wrong)))
+    async with refused(StatusCode.INVALID_ARGUMENT, "coordinate"):
+        await soma.Recall(pb.RetrieveRequest())
+
+
+async def test_a_payload_is_the_same_by_url(served: Served, generated: dict[str, ModuleType]) -> None:
+    pb: Any = generated["soma_pb2"]
+    soma = generated["soma_pb2_grpc"].MemoryServiceStub(served.channel)
+    memory = pb.Memory(coord=pb.Coordinate(values=[1, 2.5]), payload_json='{"text": "both ways", "n": 1}')
+    await soma.Store(pb.StoreRequest(memory=memory))
+    made = app(served.desk, served.gate, more=[soma_http.mount])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(made), base_url="http://127.0.0.1") as http:
+        kept = (await http.get("/memories/1,2.5")).json()["memory"]
+        assert (kept["payload"], kept["coordinate"]) == ({"text": "both ways", "n": 1}, [1, 2.5])
+        asked = {"query": "both ways", "filters": {"n": 1}}
+        assert len((await http.post("/memories/search", json=asked)).json()["memories"]) == 1
+        await http.post("/memories", json={"coord": "1,3", "payload": {"text": "by URL"}})
+    found = await soma.Recall(pb.RetrieveRequest(query=pb.Coordinate(values=[1, 3]), top_k=1))
+    assert json.loads(found.memories[0].payload_json) == {"text": "by URL"}
 
 
 # -- what tools ask -----------------------------------------------------------------------------------------------

@@ -26,11 +26,13 @@ from starlette.datastructures import Headers
 from ..access import Permit, Principal
 from ..api import OPERATIONS, Desk, Operation
 from ..api.operation import Call, granted, read
+from ..api.shapes import Asked
 from ..api.streams import Events, Export, Import, events, export, take_in
 from ..errors import Invalid, Limited, NotFound, SimonidesError, Unavailable
 from . import proto
 from .gate import Gate
 from .replays import Replays
+from .seeds import soma_grpc
 from .streams import spooled
 
 SERVICE = "simonides.v1.Memory"
@@ -98,8 +100,14 @@ class Door:
         pool = proto.pool_of(health_file.serialized_pb, reflection_file.serialized_pb)
         self._methods = proto.methods(pool.FindServiceByName(SERVICE))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        soma = proto.methods(pool.FindServiceByName(soma_grpc.SERVICE))
+        answers = {
+            name: grpc.unary_unary_rpc_method_handler(self._answering(self._soma(run, soma[name])))
+            for name, run in soma_grpc.METHODS.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(soma_grpc.SERVICE, answers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, soma_grpc.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool)
 
     async def open(self, host: str, port: int) -> None:
@@ -181,7 +189,8 @@ class Door:
             asked = proto.arguments(proto.parsed(method, request))
             if method.name == "StoreMany":
                 asked["content"] = [each.get("content") for each in asked.get("content", ())]
-            return proto.answered(method, await self._done(OPERATIONS[name], asked, context, principal))
+            found = await self._done(OPERATIONS[name], asked, context, principal, mark_of(context))
+            return proto.answered(method, found)
 
         return answer
 
@@ -190,20 +199,34 @@ class Door:
         name = asked.get("operation", "")
         if (row := OPERATIONS.get(name)) is None:
             raise NotFound(f"there is no operation {name!r}; there are: {', '.join(OPERATIONS)}")
-        answer = await self._done(row, asked.get("arguments", {}), context, principal)
+        answer = await self._done(row, asked.get("arguments", {}), context, principal, mark_of(context))
         return proto.answered(method, {"answer": answer})
 
-    async def _done(
-        self, row: Operation, asked: Mapping[str, Any], context: ServicerContext, principal: Principal
-    ) -> dict[str, Any]:
-        mark = mark_of(context)
+    def _soma(self, run: Callable[..., Awaitable[dict[str, Any]]], method: MethodDescriptor) -> Any:
+        async def answer(request: bytes, context: ServicerContext, principal: Principal) -> bytes:
+            asked = proto.arguments(proto.parsed(method, request))
+            scope = granted(self._desk, principal, Asked(), Permit(0)).scope
 
+            async def ask(name: str, **arguments: Any) -> dict[str, Any]:
+                return await self._done(OPERATIONS[name], arguments, context, principal)
+
+            async with self._timed(context):
+                return proto.answered(method, await run(asked, ask, scope))
+
+        return answer
+
+    async def _done(
+        self,
+        row: Operation,
+        asked: Mapping[str, Any],
+        context: ServicerContext,
+        principal: Principal,
+        mark: str | None = None,
+    ) -> dict[str, Any]:
         async def work() -> dict[str, Any]:
             try:
-                async with asyncio.timeout(seconds := self._seconds(context)):
+                async with self._timed(context):
                     return await row(self._desk, principal, asked, once=mark)
-            except TimeoutError:
-                raise _Late(f"it took longer than {seconds:g} s; it may be done all the same") from None
             finally:
                 if row.destroys:
                     self._replays.clear()
@@ -221,11 +244,16 @@ class Door:
             context.set_trailing_metadata((*(context.trailing_metadata() or ()), ("idempotency-replayed", "true")))
         return dict(found)
 
-    def _seconds(self, context: ServicerContext) -> float:
-        """Return how long a call may take: what its client leaves it, at most what the server allows."""
-        left = context.time_remaining()
-        most = self._desk.serving.seconds_max
-        return most if left is None else min(left, most)
+    @contextlib.asynccontextmanager
+    async def _timed(self, context: ServicerContext) -> AsyncIterator[None]:
+        """Give what is inside the time that its client leaves it, at most what the server allows."""
+        left, most = context.time_remaining(), self._desk.serving.seconds_max
+        seconds = most if left is None else min(left, most)
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise _Late(f"it took longer than {seconds:g} s; it may be done all the same") from None
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
