@@ -37,8 +37,10 @@ from simonides.servers.grpc import NAMED, SERVICE, Door, address_of, start
 from simonides.servers.http import app
 from simonides.servers.replays import Replays
 from simonides.servers.seeds import soma as soma_http
+from simonides.servers.seeds import soma_grpc
 from simonides.serving import Serving
 
+ROOT = Path(__file__).resolve().parent.parent
 PROTO = Path(proto.__file__).parent
 FILES = ("simonides.proto", "soma.proto")
 PATIENCE_S = 20
@@ -367,6 +369,9 @@ async def test_a_key_is_asked_for_at_every_method_but_health_and_reflection(
                     else:
                         await call(request, metadata=beside)
                 assert trailers(found[0])["simonides-code"] == "unauthorized"
+        for method in soma_grpc.METHODS:
+            async with refused(StatusCode.UNAUTHENTICATED):
+                await served.channel.unary_unary(f"/{soma_grpc.SERVICE}/{method}")(b"")
         for service in ("", SERVICE):
             asked = health_pb2.HealthCheckRequest(service=service)
             answer = await health_pb2_grpc.HealthStub(served.channel).Check(asked)
@@ -682,6 +687,7 @@ async def test_payloads_lie_under_their_coordinates(served: Served, generated: d
     await store(at(1, 2, 9), {"fact": "far away"}, "semantic")
     await store(at(1, 2, 4), {"text": "close by"})
     await store(at(7), {"text": "in another space"})
+    await served.call("remember", content="no payload", labels=["episodic"], metadata={"coordinate": "1,2,x"})
     found = await soma.Recall(pb.RetrieveRequest(query=at(1, 2, 3), top_k=2))
     assert [json.loads(each.payload_json)["text"] for each in found.memories] == ["the new bridge", "close by"]
     assert list(found.memories[0].coord.values) == [1, 2, 3] and found.memories[0].memory_type == "episodic"
@@ -747,3 +753,13 @@ async def test_a_port_that_is_taken_is_said_to_be(served: Served) -> None:
 
     with pytest.raises(Unavailable, match="cannot listen"):
         await start(served.desk, served.gate, host="127.0.0.1", port=served.door.port)
+
+
+async def test_the_client_of_the_reference_works(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stands there as its reader runs it; only the port and the key are others here."""
+    page = (ROOT / "docs" / "reference" / "grpc.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python no-run\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = dict(await served.key())["authorization"]
+    code = code.replace("localhost:50051", f"127.0.0.1:{served.door.port}").replace("Bearer sim_…", shown)
+    await asyncio.to_thread(exec, code, {})
+    assert re.fullmatch(r"\d\.\d\d I moved to Lisbon\n", capsys.readouterr().out)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import Invalid, NotFound
@@ -48,8 +49,7 @@ async def recall(asked: Mapping[str, Any], ask: Ask, scope: Scope) -> dict[str, 
         while True:
             more = {"after": after} if after else {}
             found = await ask("find", kinds=["note"], labels=[label], limit=1000, **more)
-            kept = [each["metadata"] for each in found["results"] if "coordinate" in each["metadata"]]
-            there = [(read(each["coordinate"]), each) for each in kept]
+            there = [(read(each["coordinate"]), each) for each in _payloads(found["results"])]
             near += [(math.dist(place, at), each["coordinate"], each) for at, each in there if len(at) == len(place)]
             near = heapq.nsmallest(most, near, key=lambda each: each[:2])
             if (after := found["next"]) is None:
@@ -72,6 +72,16 @@ async def delete(asked: Mapping[str, Any], ask: Ask, scope: Scope) -> dict[str, 
 
 async def health(asked: Mapping[str, Any], ask: Ask, scope: Scope) -> dict[str, Any]:
     return {"status": (await ask("health"))["status"]}
+
+
+def _payloads(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield what was kept under a coordinate; a record may bear its label for other reasons."""
+    for record in records:
+        kept = record["metadata"]
+        if isinstance(kept.get("coordinate"), str) and isinstance(kept.get("payload"), Mapping):
+            with contextlib.suppress(Invalid):
+                read(kept["coordinate"])
+                yield kept
 
 
 METHODS = {"Store": store, "Recall": recall, "Delete": delete, "Health": health}
