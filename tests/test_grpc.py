@@ -31,7 +31,7 @@ from simonides.api import OPERATIONS, Desk
 from simonides.api.streams import Events, Export, Import, Imported
 from simonides.config import open_backend
 from simonides.directory import Directory, Grant
-from simonides.servers import proto
+from simonides.servers import messages
 from simonides.servers.gate import Gate
 from simonides.servers.grpc import NAMED, SERVICE, Door, address_of, start
 from simonides.servers.http import app
@@ -41,7 +41,7 @@ from simonides.servers.seeds import soma_grpc
 from simonides.serving import Serving
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = Path(proto.__file__).parent
+PROTO = Path(messages.__file__).parent / "proto"
 FILES = ("simonides.proto", "soma.proto")
 PATIENCE_S = 20
 
@@ -154,7 +154,7 @@ GIVEN = {**{method: OPERATIONS[row].gives for method, row in NAMED.items()}, "Im
 
 @pytest.mark.parametrize("method", ASKED)
 def test_a_typed_request_says_all_that_the_operation_takes(method: str) -> None:
-    message = proto.pool_of().FindServiceByName(SERVICE).methods_by_name[method].input_type
+    message = messages.pool_of().FindServiceByName(SERVICE).methods_by_name[method].input_type
     found = set()
     for field in message.fields:
         choice = field.containing_oneof
@@ -165,7 +165,7 @@ def test_a_typed_request_says_all_that_the_operation_takes(method: str) -> None:
 
 @pytest.mark.parametrize("method", GIVEN)
 def test_a_typed_answer_says_all_that_the_operation_gives(method: str) -> None:
-    message = proto.pool_of().FindServiceByName(SERVICE).methods_by_name[method].output_type
+    message = messages.pool_of().FindServiceByName(SERVICE).methods_by_name[method].output_type
     agree(message, GIVEN[method].model_json_schema(), GIVEN[method].model_json_schema().get("$defs", {}))
 
 

@@ -29,7 +29,7 @@ from ..api.operation import Call, granted, read
 from ..api.shapes import Asked
 from ..api.streams import Events, Export, Import, events, export, take_in
 from ..errors import Invalid, Limited, NotFound, SimonidesError, Unavailable
-from . import proto
+from . import messages
 from .gate import Gate
 from .replays import Replays
 from .seeds import soma_grpc
@@ -97,10 +97,10 @@ class Door:
             maximum_concurrent_rpcs=desk.serving.connections_max,
         )
         health_file, reflection_file = health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR
-        pool = proto.pool_of(health_file.serialized_pb, reflection_file.serialized_pb)
-        self._methods = proto.methods(pool.FindServiceByName(SERVICE))
+        pool = messages.pool_of(health_file.serialized_pb, reflection_file.serialized_pb)
+        self._methods = messages.methods(pool.FindServiceByName(SERVICE))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
-        soma = proto.methods(pool.FindServiceByName(soma_grpc.SERVICE))
+        soma = messages.methods(pool.FindServiceByName(soma_grpc.SERVICE))
         answers = {
             name: grpc.unary_unary_rpc_method_handler(self._answering(self._soma(run, soma[name])))
             for name, run in soma_grpc.METHODS.items()
@@ -186,32 +186,32 @@ class Door:
 
     def _named(self, name: str, method: MethodDescriptor) -> Callable[..., Awaitable[bytes]]:
         async def answer(request: bytes, context: ServicerContext, principal: Principal) -> bytes:
-            asked = proto.arguments(proto.parsed(method, request))
+            asked = messages.arguments(messages.parsed(method, request))
             if method.name == "StoreMany":
                 asked["content"] = [each.get("content") for each in asked.get("content", ())]
             found = await self._done(OPERATIONS[name], asked, context, principal, mark_of(context))
-            return proto.answered(method, found)
+            return messages.answered(method, found)
 
         return answer
 
     async def _call(self, request: bytes, context: ServicerContext, principal: Principal) -> bytes:
-        asked = proto.arguments(proto.parsed(method := self._methods["Call"], request))
+        asked = messages.arguments(messages.parsed(method := self._methods["Call"], request))
         name = asked.get("operation", "")
         if (row := OPERATIONS.get(name)) is None:
             raise NotFound(f"there is no operation {name!r}; there are: {', '.join(OPERATIONS)}")
         answer = await self._done(row, asked.get("arguments", {}), context, principal, mark_of(context))
-        return proto.answered(method, {"answer": answer})
+        return messages.answered(method, {"answer": answer})
 
     def _soma(self, run: Callable[..., Awaitable[dict[str, Any]]], method: MethodDescriptor) -> Any:
         async def answer(request: bytes, context: ServicerContext, principal: Principal) -> bytes:
-            asked = proto.arguments(proto.parsed(method, request))
-            scope = granted(self._desk, principal, Asked(), Permit(0)).scope
+            asked = messages.arguments(messages.parsed(method, request))
+            scope = granted(self._desk, principal, read(Asked, {}), Permit(0)).scope
 
             async def ask(name: str, **arguments: Any) -> dict[str, Any]:
                 return await self._done(OPERATIONS[name], arguments, context, principal)
 
             async with self._timed(context):
-                return proto.answered(method, await run(asked, ask, scope))
+                return messages.answered(method, await run(asked, ask, scope))
 
         return answer
 
@@ -258,14 +258,14 @@ class Door:
     # -- streams -----------------------------------------------------------------------------------------------------
 
     async def _events(self, request: bytes, context: ServicerContext, principal: Principal) -> None:
-        asked = read(Events, proto.arguments(proto.parsed(method := self._methods["Events"], request)))
+        asked = read(Events, messages.arguments(messages.parsed(method := self._methods["Events"], request)))
         call = granted(self._desk, principal, asked, Permit.READ)
         if asked.after is None:
             asked = asked.model_copy(update={"after": (await call.memory.position()).written})
         await context.send_initial_metadata(())  # who has it misses nothing of what is written from now on
         async with self._without_end(), contextlib.aclosing(events(asked, call)) as found:
             async for event in found:
-                await context.write(proto.answered(method, event))
+                await context.write(messages.answered(method, event))
 
     @contextlib.asynccontextmanager
     async def _without_end(self) -> AsyncIterator[None]:
@@ -283,18 +283,18 @@ class Door:
             self._endless.discard(task)
 
     async def _export(self, request: bytes, context: ServicerContext, principal: Principal) -> None:
-        asked = read(Export, proto.arguments(proto.parsed(method := self._methods["Export"], request)))
+        asked = read(Export, messages.arguments(messages.parsed(method := self._methods["Export"], request)))
         call = granted(self._desk, principal, asked, Permit.READ)
         async with contextlib.aclosing(export(asked, call)) as found:
             async for block in found:
                 for at in range(0, len(block), PIECE):
-                    await context.write(proto.answered(method, {"data": block[at : at + PIECE]}))
+                    await context.write(messages.answered(method, {"data": block[at : at + PIECE]}))
 
     async def _import(self, requests: AsyncIterator[bytes], context: ServicerContext, principal: Principal) -> bytes:
         method = self._methods["Import"]
         if (begin := await anext(aiter(requests), None)) is None:
             raise Invalid("nothing was sent to import")
-        said = proto.arguments(proto.parsed(method, begin))
+        said = messages.arguments(messages.parsed(method, begin))
         first = said.pop("data", b"")
         asked = read(Import, said)
         call: Call = granted(self._desk, principal, asked, Permit.WRITE)
@@ -302,10 +302,10 @@ class Door:
         async def blocks() -> AsyncIterator[bytes]:
             yield first
             async for data in requests:
-                yield proto.arguments(proto.parsed(method, data)).get("data", b"")
+                yield messages.arguments(messages.parsed(method, data)).get("data", b"")
 
         async with spooled(blocks()) as path:
-            return proto.answered(method, await take_in(path, "the file sent", call, ids=asked.ids))
+            return messages.answered(method, await take_in(path, "the file sent", call, ids=asked.ids))
 
 
 class _Late(Exception):

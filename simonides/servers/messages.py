@@ -1,4 +1,4 @@
-"""The messages of gRPC: made of the descriptors beside this file, which are made of the .proto files.
+"""The messages of gRPC: made of the descriptors in proto/, which are made of the .proto files there.
 
 A request becomes the arguments of an operation, and an answer becomes a message, by the names of their fields alone.
 """
@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ...errors import Invalid
+from ..errors import Invalid
 
 JSON = "_json"  # ends the name of a field that holds JSON as a text
 
@@ -24,7 +24,7 @@ JSON = "_json"  # ends the name of a field that holds JSON as a text
 def pool_of(*others: bytes) -> DescriptorPool:
     """Return a pool with our files, and with these others, that meets no other pool's."""
     made = DescriptorPool()
-    own = FileDescriptorSet.FromString(resources.files(__package__).joinpath("simonides.binpb").read_bytes())
+    own = FileDescriptorSet.FromString(resources.files(__package__).joinpath("proto", "simonides.binpb").read_bytes())
     for file in own.file:
         made.Add(file)
     for other in others:
