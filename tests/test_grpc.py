@@ -43,7 +43,7 @@ from simonides.serving import Serving
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = Path(messages.__file__).parent / "proto"
 FILES = ("simonides.proto", "soma.proto")
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def compile(*arguments: str) -> None:
