@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Export(Which):
     """What to export; the archived and the ended always go with it."""
 
 
-async def export(asked: Export, call: Call) -> AsyncIterator[bytes]:
+async def export(asked: Export, call: Call) -> AsyncGenerator[bytes]:
     """Yield our own export of what matches, line by line: every version of every record, with its clocks."""
     yield header() + b"\n"
     place = None
@@ -93,7 +93,7 @@ class Events(Asked):
     after: int | None = Field(None, ge=0, lt=2**53, description="Where to go on; default: from now on.")
 
 
-async def events(asked: Events, call: Call) -> AsyncIterator[Json]:
+async def events(asked: Events, call: Call) -> AsyncGenerator[Json]:
     """Yield what happens to what this scope sees, as it happens, without end."""
     watch = call.desk.watch
     place = (await call.memory.position()).written if asked.after is None else asked.after

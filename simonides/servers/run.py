@@ -25,7 +25,7 @@ from . import logs
 from .house import House, opened
 
 BACKLOG = 2048
-NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics"}
+NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics", "grpc": "gRPC"}
 WATCH_S = 2.0  # between two looks at the files with the settings
 
 Stamps = dict[str, tuple[int, int] | None]  # of each file, what tells that it is another than before
@@ -57,13 +57,33 @@ async def _serve(
             await _check_keys(house)
             gc.freeze()  # what is there now stays: it is not looked through again and again
             gc.enable()
-            server = Server(house, lambda: _tell(house, _url(serving.host, sockets), as_json))
-            with _signals(server, lambda: reload(house, flags)):
-                async with _watching(house, flags, seen):
-                    await server.serve(sockets)
+            async with _grpc(house) as port:
+                server = Server(house, lambda: _tell(house, _url(serving.host, sockets), port, as_json))
+                with _signals(server, lambda: reload(house, flags)):
+                    async with _watching(house, flags, seen):
+                        await server.serve(sockets)
     finally:
         for each in sockets:
             each.close()
+
+
+@contextlib.asynccontextmanager
+async def _grpc(house: House) -> AsyncIterator[int | None]:
+    """Open the door of gRPC where one is asked for, and give its port."""
+    serving = house.serving
+    if not serving.grpc_port:
+        yield None
+        return
+    try:
+        from .grpc import start
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"gRPC needs {error.name}: pip install 'simonides[grpc]', or leave out --grpc-port") from None
+    replays = house.made.state.replays
+    door = await start(house.desk, house.gate, host=serving.host, port=serving.grpc_port, replays=replays)
+    try:
+        yield door.port
+    finally:
+        await door.stop(serving.drain_seconds)
 
 
 class Server(uvicorn.Server):
@@ -183,10 +203,12 @@ async def _check_keys(house: House) -> None:
     log.warning("keys are asked for, and there is none yet: make one with `simonides keys create`")
 
 
-def _tell(house: House, url: str, as_json: bool) -> None:
+def _tell(house: House, url: str, grpc_port: int | None, as_json: bool) -> None:
     """Say where it is, and whether keys are asked: to people as a text, to a log that is JSON as a line of it."""
     asked, store = house.serving.keys_asked, hide(house.desk.memory.settings.store_url)
     doors = {door: f"{url}{path}" for door, path in _doors(house).items()}
+    if grpc_port is not None:
+        doors["grpc"] = f"{url.removeprefix('http://').rpartition(':')[0]}:{grpc_port}"
     if logs.as_json(house.serving, sys.stderr):
         log.info("ready", extra={"doors": doors, "keys": asked})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +69,7 @@ def mount(made: FastAPI) -> None:
     )
     async def import_all(request: Request, query: Annotated[Import, Query()]) -> Response:
         call = granted(desk, principal_of(request), query, Permit.WRITE)
-        async with _spooled(request) as path:
+        async with spooled(request.stream()) as path:
             found = await take_in(path, "the file sent", call, ids=query.ids)
         return Response(msgspec.json.encode(found), 200 if found["indexed"] else 202, None, "application/json")
 
@@ -99,14 +99,14 @@ async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def _spooled(request: Request) -> AsyncIterator[Path]:
-    """Give the body as a file that only its owner reads, and that is gone afterwards."""
+async def spooled(blocks: AsyncIterable[bytes]) -> AsyncIterator[Path]:
+    """Give what is sent as a file that only its owner reads, and that is gone afterwards."""
     handle, name = tempfile.mkstemp(prefix="simonides-import-")
     path = anyio.Path(name)
     try:
         size = 0
         async with await anyio.open_file(handle, "wb") as file:
-            async for block in request.stream():
+            async for block in blocks:
                 size += len(block)
                 if size > IMPORT_MAX:
                     raise Invalid("the import is too large: send it in parts")
