@@ -50,6 +50,57 @@ def test_it_says_where_everything_is_and_answers_there(home: Path) -> None:
         assert ready["doors"]["api"] == server.said["api"] and ready["keys"] is False
 
 
+def test_grpc_is_a_door_of_the_same_house(home: Path) -> None:
+    grpc = pytest.importorskip("grpc")
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with child(home, "--grpc-port", str(port)) as server:
+        assert server.said["grpc"] == f"127.0.0.1:{port}"
+        with grpc.insecure_channel(server.said["grpc"]) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            said = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            assert said.status == health_pb2.HealthCheckResponse.SERVING
+        assert server.stop() == 0
+
+
+def test_what_the_guide_shows_works(home: Path) -> None:
+    if not shutil.which("curl") or not shutil.which("bash"):
+        pytest.skip("there is no curl here to run the guide's examples with")
+    guide = (ROOT / "docs" / "guides" / "over-http.md").read_text("utf-8")
+    calls = re.findall(r"```sh\n(curl .*?)```", guide, re.S)
+    assert len(calls) >= 5
+    with child(home) as server:
+        for each in calls:
+            shown = each.replace("http://127.0.0.1:40020", server.url).replace("curl -s", "curl -sS --fail-with-body")
+            ran = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, timeout=PATIENCE_S)
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            assert json.loads(ran.stdout)
+        found = httpx.post(f"{server.url}/api/v1/recall", json={"text": "Lisbon", "user": "ana"}).json()
+        assert found["hits"][0]["record"]["text"] == "I moved to Lisbon in May"
+
+
+def test_an_open_session_of_mcp_does_not_hold_up_the_end(home: Path) -> None:
+    with child(home, "--drain-seconds", "30") as server:
+        begin = {
+            "jsonrpc": "2.0", "id": 1, "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}
+            },
+        }  # fmt: skip
+        takes = {"Accept": "application/json, text/event-stream"}
+        with httpx.Client(timeout=PATIENCE_S) as client:
+            begun = client.post(f"{server.url}/mcp", json=begin, headers=takes, follow_redirects=True)
+            assert begun.status_code == 200, begun.text
+            if session := begun.headers.get("mcp-session-id"):
+                takes |= {"Mcp-Session-Id": session}
+            with client.stream("GET", str(begun.url), headers=takes):
+                began = time.monotonic()
+                assert server.stop() == 0
+        assert time.monotonic() - began < 15
+
+
 def test_people_are_told_in_words(home: Path) -> None:
     with child(home, "--log", "pretty") as server:
         said = server.log.read_text()
