@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from doors import House, ask, house
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
 
@@ -151,6 +151,13 @@ async def peopled(home: House, owners: list[Scope], bound: list[Grant]) -> World
         await home.memory.forget(gone.id, **whose)
         own = frozenset({*used, *(record.id for record in (*talk, note)), talk[0].part_of or ""})
         found += [Kept(scope, each, own) for each in (talk[0].id, note.id, talk[0].part_of or "", gone.id)]
+        if scope.user:  # whoever may write for all hangs something on it, which all may see
+            said = next(marks)
+            part = await home.memory.remember(
+                f"walnuts for all {said}", part_of=talk[0].part_of, tenant=scope.tenant, space=scope.space
+            )
+            shared = frozenset({said, part.id, talk[0].part_of or ""})  # it says itself what it is part of
+            found.append(Kept(Scope(tenant=scope.tenant, space=scope.space), part.id, shared))
     await home.memory.settle()
     made = [await home.desk.directory.make(grant) for grant in bound]
     holders = [Holder(secret, key.principal) for key, secret in made]
@@ -163,9 +170,8 @@ async def peopled(home: House, owners: list[Scope], bound: list[Grant]) -> World
 def asked_of(row: Operation, world: World, kept: Kept) -> list[dict[str, Any]]:
     """Return calls of an operation with what belongs to this owner as its arguments."""
     fields = row.takes.model_fields
-    [text, label, folder, key, value, session, title, _, _, source] = sorted(
-        (mark for mark in kept.marks if MARK.fullmatch(mark)), key=lambda mark: mark[-4:]
-    )
+    used = sorted((mark for mark in kept.marks if MARK.fullmatch(mark)), key=lambda mark: mark[-4:])
+    [text, label, folder, key, value, session, title, _, _, source] = [*used, *["x"] * 10][:10]
     words: dict[str, Any] = {
         "text": f"walnuts {text}", "texts": [text, "walnuts"], "content": f"overwritten by a stranger {label}",
         "title": title, "name": "x", "messages": [{"role": "user", "content": "a stranger was here"}], "label": label,
@@ -225,8 +231,8 @@ async def changed_by_strangers(
 
 
 FEW = settings(
-    max_examples=6, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=6, deadline=None, derandomize=True, report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate],  # an example takes seconds
 )  # fmt: skip
 
 
@@ -239,6 +245,10 @@ def in_a_world(test: Callable[[World], Awaitable[None]], owners: list[Scope], bo
     asyncio.run(run())
 
 
+# Those that make what they name; and the tasks that wait for the log, which is one for all.
+NAMING = frozenset({"remember", "begin_conversation", "get_task"})
+
+
 # -- what may not happen ------------------------------------------------------------------------------------------
 
 
@@ -248,7 +258,7 @@ def in_a_world(test: Callable[[World], Awaitable[None]], owners: list[Scope], bo
 def test_no_answer_holds_anything_of_anothers(door: str, owners: list[Scope], bound: list[Grant]) -> None:
     async def test(world: World) -> None:
         for holder in world.holders:
-            for kept in world.kept[:: 2 if holder is world.holders[0] else 3]:
+            for kept in world.kept[::4]:
                 for row in OPERATIONS.values():
                     if not row.reads:
                         continue
@@ -322,7 +332,7 @@ def test_what_is_anothers_and_what_is_not_there_are_answered_alike(owners: list[
             async with world.house.client(holder.secret) as client:
                 for kept in foreign:
                     for row in OPERATIONS.values():
-                        if "id" not in row.takes.model_fields or row.name in ("remember", "begin_conversation"):
+                        if "id" not in row.takes.model_fields or row.name in NAMING:
                             continue
                         arguments = asked_of(row, world, kept)[0]
                         absent = {**arguments, "id": "x" * len(arguments["id"])}
@@ -338,10 +348,12 @@ def test_what_is_anothers_and_what_is_not_there_are_answered_alike(owners: list[
 @given(**WORLDS)
 def test_no_other_route_tells_anything_of_anothers(owners: list[Scope], bound: list[Grant]) -> None:
     async def test(world: World) -> None:
+        sent = list[Any]()
         for holder in world.holders:
             async with world.house.client(holder.secret) as client:
-                for kept in world.kept[::2]:
-                    text, session = sorted((m for m in kept.marks if MARK.fullmatch(m)), key=lambda m: m[-4:])[0:6:5]
+                for kept in world.kept[::4]:
+                    used = sorted((mark for mark in kept.marks if MARK.fullmatch(mark)), key=lambda mark: mark[-4:])
+                    text, session = [*used, *["x"] * 10][0:6:5]
                     walls = {"space": kept.scope.space, "tenant": kept.scope.tenant}
                     for method, url, body in (
                         ("GET", "/api/v1/export", None),
@@ -362,10 +374,11 @@ def test_no_other_route_tells_anything_of_anothers(owners: list[Scope], bound: l
                         ("GET", "/docs", None),
                         ("GET", "/openapi.json", None),
                     ):
+                        sent.append([url, body])
                         answer = await client.request(method, url, json=body)
                         assert answer.status_code < 500, answer.text
                         came = f"{answer.headers} {answer.text}"
-                        found = strange(came, world, holder, [url, body])
+                        found = strange(came, world, holder, sent)
                         assert not found, (method, url, body, holder, found, answer.text)
 
     in_a_world(test, owners, bound)

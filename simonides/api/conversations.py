@@ -311,10 +311,14 @@ async def similar_conversations(asked: Similar, call: Call) -> Json:
         if whole and whole != talk.id:
             best[whole] = max(best.get(whole, 0.0), hit.score)
     results: list[Json] = []
-    for id, score in sorted(best.items(), key=lambda item: (-item[1], item[0]))[: asked.limit]:
-        record = await call.memory.get(id, **call.whose)
-        if record.kind == "conversation":
-            results.append({**await described(call, record), "score": score})
+    for id, score in sorted(best.items(), key=lambda item: (-item[1], item[0])):
+        if len(results) == asked.limit:
+            break
+        try:
+            record = await the_conversation(call, id)
+        except NotFound:
+            continue  # a document, or somebody else's, on which something for all is hung
+        results.append({**await described(call, record), "score": score})
     return {"results": results, "notes": list(hits.notes)}
 
 
