@@ -24,6 +24,7 @@ from .shapes import (
     Limit,
     Moment,
     Name,
+    Number,
     RecordShape,
     Said,
     Shape,
@@ -128,7 +129,14 @@ class Begin(Asked):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/conversations", needs=Permit.WRITE, gives=Begun, status=201)
+@operation(
+    "POST",
+    "/conversations",
+    needs=Permit.WRITE,
+    gives=Begun,
+    status=201,
+    example={"title": "Supper", "messages": [{"role": "user", "content": "I am allergic to walnuts"}]},
+)
 async def begin_conversation(asked: Begin, call: Call) -> Json:
     """Begin a conversation with its messages."""
     labels = sorted({*(asked.labels or ()), *([asked.label] if asked.label else ())})
@@ -182,7 +190,14 @@ class Appended(Shape):
     task: str | None
 
 
-@operation("POST", "/conversations/{id}/messages", needs=Permit.WRITE, gives=Appended, status=201)
+@operation(
+    "POST",
+    "/conversations/{id}/messages",
+    needs=Permit.WRITE,
+    gives=Appended,
+    status=201,
+    example={"messages": [{"role": "assistant", "content": "No walnuts, then."}]},
+)
 async def append_messages(asked: Append, call: Call) -> Json:
     """Go on with a conversation."""
     talk = await the_conversation(call, asked.id)
@@ -212,8 +227,8 @@ class List(Which):
     label: Name | None = Field(None, description="Bears this label.")
     limit: Limit = 50
     after: str | None = Field(None, max_length=1000, description="What `next` of the last page said.")
-    page: int = Field(1, ge=1, le=10_000, description="The number of the page, for clients that count pages.")
-    page_size: int | None = Field(None, ge=1, le=1000, description="Another name of limit.")
+    page: Number = Field(1, ge=1, le=10_000, description="The number of the page, for clients that count pages.")
+    page_size: Number | None = Field(None, ge=1, le=1000, description="Another name of limit.")
 
 
 @operation("GET", "/conversations", needs=Permit.READ, gives=Conversations)
@@ -273,7 +288,7 @@ async def count_conversations(asked: CountThem, call: Call) -> Json:
 
 
 class Similar(Named):
-    limit: int = Field(10, ge=1, le=100)
+    limit: Number = Field(10, ge=1, le=100)
 
 
 class Likeness(ConversationShape):
@@ -298,10 +313,14 @@ async def similar_conversations(asked: Similar, call: Call) -> Json:
         if whole and whole != talk.id:
             best[whole] = max(best.get(whole, 0.0), hit.score)
     results: list[Json] = []
-    for id, score in sorted(best.items(), key=lambda item: (-item[1], item[0]))[: asked.limit]:
-        record = await call.memory.get(id, **call.whose)
-        if record.kind == "conversation":
-            results.append({**await described(call, record), "score": score})
+    for id, score in sorted(best.items(), key=lambda item: (-item[1], item[0])):
+        if len(results) == asked.limit:
+            break
+        try:
+            record = await the_conversation(call, id)
+        except NotFound:
+            continue  # a document, or somebody else's, on which something for all is hung
+        results.append({**await described(call, record), "score": score})
     return {"results": results, "notes": list(hits.notes)}
 
 
@@ -346,7 +365,13 @@ class Label(Named):
     folder: str | None = Field(None, max_length=200)
 
 
-@operation("PUT", "/conversations/{id}/label", needs=Permit.WRITE, gives=ConversationShape)
+@operation(
+    "PUT",
+    "/conversations/{id}/label",
+    needs=Permit.WRITE,
+    gives=ConversationShape,
+    example={"label": "home", "folder": "private"},
+)
 async def label_conversation(asked: Label, call: Call) -> Json:
     """Give a conversation and its messages this one label, and a folder if one is named."""
     folder = {} if asked.folder is None else {"folder": _folder(asked.folder) or ""}
@@ -357,7 +382,9 @@ class File(Named):
     folder: str = Field(max_length=200, description='"" takes it out of its folder.')
 
 
-@operation("PUT", "/conversations/{id}/folder", needs=Permit.WRITE, gives=ConversationShape)
+@operation(
+    "PUT", "/conversations/{id}/folder", needs=Permit.WRITE, gives=ConversationShape, example={"folder": "private"}
+)
 async def file_conversation(asked: File, call: Call) -> Json:
     """Put a conversation and its messages into a folder; its labels stay."""
     return await _organised(call, asked.id, folder=_folder(asked.folder) or "")

@@ -32,6 +32,7 @@ from .shapes import (
     Moment,
     Name,
     Names,
+    Number,
     Records,
     RecordShape,
     Said,
@@ -93,7 +94,14 @@ class Remember(Given):
     links: Annotated[list[LinkAsked], Field(max_length=100)] | None = None
 
 
-@operation("POST", "/memories", needs=Permit.WRITE, gives=Kept, status=201)
+@operation(
+    "POST",
+    "/memories",
+    needs=Permit.WRITE,
+    gives=Kept,
+    status=201,
+    example={"content": "I moved to Lisbon in May", "user": "ana"},
+)
 async def remember(asked: Remember, call: Call) -> Json:
     """Keep a text, a message, or a list of messages.
 
@@ -207,11 +215,18 @@ class Revise(Named):
     metadata: dict[str, JsonValue] | None = None
     at: Moment | None = None
     ends: Moment | None = None
-    version: int | None = Field(None, ge=1, description="Refuse unless this is the latest version.")
+    version: Number | None = Field(None, ge=1, description="Refuse unless this is the latest version.")
     wait: Wait = "indexed"
 
 
-@operation("PATCH", "/memories/{id}", needs=Permit.WRITE, gives=Changed, repeats=True)
+@operation(
+    "PATCH",
+    "/memories/{id}",
+    needs=Permit.WRITE,
+    gives=Changed,
+    repeats=True,
+    example={"text": "I moved to Lisbon in June", "importance": 7},
+)
 async def revise(asked: Revise, call: Call) -> Json:
     """Write the next version of a record; the old one is kept."""
     record = await call.memory.revise(asked.id, **picked(asked, REVISED), **call.whose)
@@ -225,7 +240,13 @@ class Organise(Named):
     archived: bool | None = None
 
 
-@operation("PUT", "/memories/{id}/organise", needs=Permit.WRITE, gives=Versions)
+@operation(
+    "PUT",
+    "/memories/{id}/organise",
+    needs=Permit.WRITE,
+    gives=Versions,
+    example={"labels": ["home"], "folder": "private"},
+)
 async def organise(asked: Organise, call: Call) -> Json:
     """Label, file, pin or archive a record and everything that is part of it."""
     changes = picked(asked, ("labels", "folder", "pinned", "archived"))
@@ -239,7 +260,14 @@ class Supersede(Named):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/memories/{id}/supersede", needs=Permit.WRITE, gives=Changed, status=201)
+@operation(
+    "POST",
+    "/memories/{id}/supersede",
+    needs=Permit.WRITE,
+    gives=Changed,
+    status=201,
+    example={"content": "I live in Porto", "at": "2026-06-01"},
+)
 async def supersede(asked: Supersede, call: Call) -> Json:
     """Keep what is true instead, and end the old record there."""
     record = await call.memory.supersede(
@@ -252,7 +280,7 @@ class Retract(Named):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/memories/{id}/retract", needs=Permit.WRITE, gives=Changed, repeats=True)
+@operation("POST", "/memories/{id}/retract", needs=Permit.WRITE, gives=Changed, repeats=True, example={"user": "ana"})
 async def retract(asked: Retract, call: Call) -> Json:
     """Say that it was never true: it is not found again, but its history stays."""
     return await changed(call, await call.memory.retract(asked.id, **call.whose), asked.wait)
@@ -281,7 +309,14 @@ class Forget(Asked):
     dry_run: bool = Field(False, description="Only show what would go.")
 
 
-@operation("POST", "/memories/forget", needs=Permit.ERASE, gives=Erased, destroys=True)
+@operation(
+    "POST",
+    "/memories/forget",
+    needs=Permit.ERASE,
+    gives=Erased,
+    destroys=True,
+    example={"user": "ana", "labels": ["draft"], "dry_run": True},
+)
 async def forget(asked: Forget, call: Call) -> Json:
     """Erase from every version, index, log, cache and file, and certify it. With dry_run, show what would go."""
     named = picked(asked, (*ERASED, "conversation", "everything", "dry_run"))

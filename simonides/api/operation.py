@@ -22,7 +22,7 @@ from ..arguments import Whose, named
 from ..directory import Directory
 from ..errors import Forbidden, Invalid
 from ..memory import AsyncMemory
-from ..record import Scope, now
+from ..record import Scope, began, now, stable_id
 from ..serving import Serving
 from .shapes import Asked
 from .tasks import Tasks
@@ -41,6 +41,7 @@ class Desk:
     tasks: Tasks = field(default_factory=Tasks)
     watch: Watch = field(default_factory=Watch)
     began: datetime = field(default_factory=now)
+    on_erase: list[Callable[[], None]] = field(default_factory=list)  # whatever keeps answers lets go of them
 
     @property
     def home(self) -> Scope:
@@ -97,6 +98,7 @@ class Operation:
     destroys: bool
     repeats: bool
     whole: bool
+    example: Mapping[str, Any] | None  # arguments of a call that makes sense, without what stands in the path
     run: Run
 
     @property
@@ -110,7 +112,12 @@ class Operation:
         asked = self.read(arguments)
         if self.whole and not operates(principal, desk.home):
             raise Forbidden(f"{self.name} concerns the whole store: it needs an unbound key of its own tenant")
-        return await self.run(asked, granted(desk, principal, asked, self.needs, once))
+        try:
+            return await self.run(asked, granted(desk, principal, asked, self.needs, once))
+        finally:
+            if self.destroys:
+                for let_go in desk.on_erase:
+                    let_go()
 
     def read(self, arguments: Mapping[str, Any]) -> Asked:
         return read(self.takes, arguments)
@@ -131,7 +138,15 @@ def read(takes: type[A], arguments: Mapping[str, Any]) -> A:
 
 def granted(desk: Desk, principal: Principal, asked: Asked, needs: Permit, once: str | None = None) -> Call:
     """Return the call with the scope that this principal may use for it; raise Forbidden where it may not."""
-    return Call(desk, principal, principal.narrow(scope_of(asked), needs, default=desk.home), once)
+    scope = principal.narrow(scope_of(asked), needs, default=desk.home)
+    return Call(desk, principal, scope, own_mark(principal, once))
+
+
+def own_mark(principal: Principal, once: str | None) -> str | None:
+    """Return the mark as this caller's own, as two callers may both say "1"; a UUIDv7 is nobody else's anyway."""
+    if once is None or began(once) is not None:
+        return once
+    return stable_id(None, "mark", principal.name, once)
 
 
 def operates(principal: Principal, home: Scope) -> bool:
@@ -164,6 +179,7 @@ def operation(
     destroys: bool = False,
     repeats: bool | None = None,
     whole: bool = False,
+    example: Mapping[str, Any] | None = None,
 ) -> Callable[[Run], Operation]:
     """Make a row of a function `(asked, call) -> what it gives`, whose first argument is annotated with its model."""
 
@@ -184,6 +200,7 @@ def operation(
             destroys=destroys,
             repeats=method in ("GET", "PUT", "DELETE") if repeats is None else repeats,
             whole=whole,
+            example=example,
             run=run,
         )
 

@@ -13,7 +13,7 @@ from ..keys import grant_of
 from ..record import now
 from ..wire import Json
 from .operation import Call, operation
-from .shapes import Asked, Name, Names, Shape
+from .shapes import Asked, Name, Names, Number, Shape
 
 PermitName = Literal["read", "write", "erase", "admin"]
 
@@ -74,11 +74,18 @@ class MakeKey(Asked):
     name: Name = Field(description="What people call it.")
     spaces: Names | None = Field(None, description="The only spaces it opens; default: all of the tenant.")
     permits: Annotated[list[PermitName], Field(min_length=1, max_length=4)] = Field(default_factory=_member)
-    rate: int | None = Field(None, ge=1, le=10**9, description="Calls a minute.")
+    rate: Number | None = Field(None, ge=1, le=10**9, description="Calls a minute.")
     expires: str | None = Field(None, max_length=64, description="A time, or how long from now: 90d.")
 
 
-@operation("POST", "/keys", needs=Permit.ADMIN, gives=Made, status=201)
+@operation(
+    "POST",
+    "/keys",
+    needs=Permit.ADMIN,
+    gives=Made,
+    status=201,
+    example={"name": "the kitchen's agent", "user": "ana", "permits": ["read", "write"]},
+)
 async def make_key(asked: MakeKey, call: Call) -> Json:
     """Make a key, and show its secret this once. It cannot do more than the key it is made with."""
     mine, wanted = call.principal, Permit.of(asked.permits)
@@ -101,7 +108,7 @@ async def make_key(asked: MakeKey, call: Call) -> Json:
 
 class ListKeys(Asked):
     after: Name | None = None
-    limit: int = Field(100, ge=1, le=1000)
+    limit: Number = Field(100, ge=1, le=1000)
 
 
 @operation("GET", "/keys", needs=Permit.ADMIN, gives=Keys)

@@ -11,7 +11,7 @@ from ..access import Permit
 from ..wire import Json, context_as_json, hit_as_json, missing_as_json
 from .memories import FILTERS, picked
 from .operation import Call, operation
-from .shapes import ContextShape, Found, MissingShape, Name, Shape, Text, Which
+from .shapes import ContextShape, Found, MissingShape, Name, Number, Shape, Text, Which
 
 Effort = Annotated[
     Literal["low", "medium", "high"],
@@ -21,13 +21,21 @@ Effort = Annotated[
 
 class Recall(Which):
     text: Text = Field(description="A question, or whatever is at hand.", examples=["where do I live?"])
-    limit: int = Field(10, ge=1, le=1000)
+    limit: Number = Field(10, ge=1, le=1000)
     explain: bool = Field(False, description="Say of each hit which signals found it.")
     effort: Effort = "medium"
     min_relevance: float = Field(0.0, ge=0, le=1, description="Leave out hits that score less.")
 
 
-@operation("POST", "/recall", needs=Permit.READ, gives=Found, reads=True, repeats=True)
+@operation(
+    "POST",
+    "/recall",
+    needs=Permit.READ,
+    gives=Found,
+    reads=True,
+    repeats=True,
+    example={"text": "where do I live?", "user": "ana"},
+)
 async def recall(asked: Recall, call: Call) -> Json:
     """Find what is most worth having in mind for a text, best first."""
     return await _recalled(asked, call)
@@ -43,7 +51,7 @@ class RecallMany(Which):
     """Several questions with the same filters."""
 
     texts: Annotated[list[Text], Field(min_length=1, max_length=100)]
-    limit: int = Field(10, ge=1, le=1000)
+    limit: Number = Field(10, ge=1, le=1000)
     explain: bool = False
     effort: Effort = "medium"
     min_relevance: float = Field(0.0, ge=0, le=1)
@@ -53,7 +61,15 @@ class FoundMany(Shape):
     results: list[Found] = Field(description="One for each text, in their order.")
 
 
-@operation("POST", "/recall/batch", needs=Permit.READ, gives=FoundMany, reads=True, repeats=True)
+@operation(
+    "POST",
+    "/recall/batch",
+    needs=Permit.READ,
+    gives=FoundMany,
+    reads=True,
+    repeats=True,
+    example={"texts": ["where do I live?", "what do I eat?"], "user": "ana"},
+)
 async def recall_many(asked: RecallMany, call: Call) -> Json:
     """Recall for several texts at once."""
     more: dict[str, Any] = asked.model_dump(exclude={"texts"}, exclude_unset=True)
@@ -65,7 +81,15 @@ class ExplainMissing(Recall):
     id: Name = Field(description="The record that was expected.")
 
 
-@operation("POST", "/recall/missing", needs=Permit.READ, gives=MissingShape, reads=True, repeats=True)
+@operation(
+    "POST",
+    "/recall/missing",
+    needs=Permit.READ,
+    gives=MissingShape,
+    reads=True,
+    repeats=True,
+    example={"id": "01890a5d-ac96-774b-bcce-b302099a8057", "text": "where do I live?"},
+)
 async def explain_missing(asked: ExplainMissing, call: Call) -> Json:
     """Say why a recall with these arguments does not return a record, or in which place it does."""
     more = picked(asked, (*FILTERS, "limit", "effort", "min_relevance"))
@@ -74,12 +98,20 @@ async def explain_missing(asked: ExplainMissing, call: Call) -> Json:
 
 class Assemble(Which):
     text: Text = Field(description="What the context is for.", examples=["plan my weekend"])
-    budget: int = Field(1500, ge=1, le=1_000_000, description="Tokens that it may take.")
-    limit: int = Field(50, ge=1, le=1000, description="Passages at most.")
+    budget: Number = Field(1500, ge=1, le=1_000_000, description="Tokens that it may take.")
+    limit: Number = Field(50, ge=1, le=1000, description="Passages at most.")
     effort: Effort = "medium"
 
 
-@operation("POST", "/context", needs=Permit.READ, gives=ContextShape, reads=True, repeats=True)
+@operation(
+    "POST",
+    "/context",
+    needs=Permit.READ,
+    gives=ContextShape,
+    reads=True,
+    repeats=True,
+    example={"text": "plan my weekend", "user": "ana", "budget": 500},
+)
 async def context(asked: Assemble, call: Call) -> Json:
     """Put together what to have in mind for a text, ready for a prompt, within a budget of tokens, with citations."""
     more = picked(asked, (*FILTERS, "budget", "limit", "effort"))

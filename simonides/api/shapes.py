@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 
-NAME = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f*%?][^\x00-\x1f\x7f]*$"  # something but spaces and wildcards; no control
+NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x20\x7f\x85*%?][^\x00-\x1f\x7f]*$"  # not spaces and wildcards alone
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NAME)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024 * 1024, pattern=r"\S")]
@@ -21,22 +21,31 @@ Moment = Annotated[
         examples=["2026-05-02", "2026-05-02T09:00:00+01:00"],
         min_length=8,
         max_length=64,
+        json_schema_extra={"anyOf": [{"format": "date"}, {"format": "date-time"}]},
     ),
 ]
-Importance = Annotated[int, Field(ge=1, le=10)]
+
+
+def _whole(value: Any) -> Any:
+    """Return 5.0 as 5: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Number = Annotated[int, BeforeValidator(_whole)]
+Importance = Annotated[Number, Field(ge=1, le=10)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=100)]
 Scalar = str | int | float | bool | None
 Wait = Annotated[
     Literal["stored", "indexed"],
     Field(description="When to answer: once it is safely stored, or (default) once it can be found by meaning too."),
 ]
-Limit = Annotated[int, Field(ge=1, le=1000)]
+Limit = Annotated[Number, Field(ge=1, le=1000)]
 
 
 class Asked(BaseModel):
     """Whose memory a call is about. A level that is left out is open."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
 
     user: Name | None = Field(None, description="Whose memory; a key that is bound to a user needs none.")
     agent: Name | None = Field(None, description="Which agent's memory.")
@@ -69,7 +78,7 @@ class Which(Asked):
 class Said(BaseModel):
     """One message."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
 
     content: Text | list[dict[str, JsonValue]] = Field(description="The text, or parts that hold text.")
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
@@ -85,14 +94,14 @@ class Said(BaseModel):
 class Bodied(BaseModel):
     """Something of another kind than a message or a note: what that kind says."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
 
     kind: Literal["conversation", "message", "note", "fact", "entity", "document", "chunk"]
     body: dict[str, str | None] = Field(examples=[{"text": "Ana owns a boat", "predicate": "owns"}])
 
 
 class LinkAsked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
 
     role: Name
     target: Name = Field(description="The id of a record.")
@@ -115,7 +124,7 @@ class Given(Asked):
 
 
 class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
 
 class SpanShape(Shape):

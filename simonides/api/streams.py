@@ -20,7 +20,7 @@ from ..record import Record
 from ..wire import Json, change_as_json
 from .memories import FILTERS, picked
 from .operation import Call
-from .shapes import Asked, Shape, Which
+from .shapes import Asked, Number, Shape, Which
 
 BATCH = 500  # records that are written at once
 PROBLEMS_MAX = 100  # that an answer tells
@@ -31,17 +31,19 @@ class Export(Which):
 
 
 async def export(asked: Export, call: Call) -> AsyncGenerator[bytes]:
-    """Yield our own export of what matches, line by line: every version of every record, with its clocks."""
-    yield header() + b"\n"
-    place = None
+    """Yield our own export of what matches, line by line: every version of every record, with its clocks.
+
+    What is wrong with the question is raised before anything is yielded.
+    """
+    before, place = header() + b"\n", None
     while True:
         found = await call.memory.versions(
             after=place, limit=BATCH, **{**picked(asked, FILTERS), "archived": True, "ended": True}, **call.whose
         )
-        if found:
-            yield b"".join(line(record) + b"\n" for record in found)
+        yield before + b"".join(line(record) + b"\n" for record in found)
         if (place := found.next) is None:
             return
+        before = b""
 
 
 class Import(Asked):
@@ -90,7 +92,7 @@ def _next(found: Iterator[Record | Problem]) -> list[Record | Problem]:
 
 
 class Events(Asked):
-    after: int | None = Field(None, ge=0, lt=2**53, description="Where to go on; default: from now on.")
+    after: Number | None = Field(None, ge=0, lt=2**53, description="Where to go on; default: from now on.")
 
 
 async def events(asked: Events, call: Call) -> AsyncGenerator[Json]:

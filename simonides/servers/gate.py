@@ -54,6 +54,11 @@ class Gate:
         self._uses: dict[str, datetime] = {}
         self._noting: asyncio.Task[None] | None = None
 
+    @property
+    def requires(self) -> bool:
+        """Whether whoever comes must show a key."""
+        return self._require
+
     async def enter(self, headers: Mapping[str, str], client: str) -> Principal:
         """Return who comes with these headers from that address.
 

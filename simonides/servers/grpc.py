@@ -31,7 +31,7 @@ from ..api.streams import Events, Export, Import, events, export, take_in
 from ..errors import Invalid, Limited, NotFound, SimonidesError, Unavailable
 from . import messages
 from .gate import Gate
-from .replays import Replays
+from .replays import Replays, Reply
 from .seeds import soma_grpc
 from .streams import spooled
 
@@ -84,6 +84,8 @@ class Door:
         self, desk: Desk, gate: Gate, replays: Replays, credentials: grpc.ServerCredentials | None = None
     ) -> None:
         self._desk, self._gate, self._replays, self._credentials = desk, gate, replays, credentials
+        if replays.clear not in desk.on_erase:
+            desk.on_erase.append(replays.clear)
         self._endless: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._health = _Health(desk)
@@ -224,25 +226,25 @@ class Door:
         mark: str | None = None,
     ) -> dict[str, Any]:
         async def work() -> dict[str, Any]:
-            try:
-                async with self._timed(context):
-                    return await row(self._desk, principal, asked, once=mark)
-            finally:
-                if row.destroys:
-                    self._replays.clear()
+            async with self._timed(context):
+                return await row(self._desk, principal, asked, once=mark)
+
+        async def reply() -> Reply:
+            return Reply(msgspec.json.encode(await work()), 200)
 
         if mark is None or row.reads:
             return await work()
         request = hashlib.sha256(msgspec.json.encode([row.name, asked], order="deterministic")).digest()
         try:
-            found, replayed = await self._replays.once(principal.name, mark, request, work)
+            found, replayed = await self._replays.once(f"grpc {principal.name}", mark, request, reply)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             raise Unavailable("the same write was given up by whoever sent it first: send it again") from None
         if replayed:
             context.set_trailing_metadata((*(context.trailing_metadata() or ()), ("idempotency-replayed", "true")))
-        return dict(found)
+        answer: dict[str, Any] = msgspec.json.decode(found.content)
+        return answer
 
     @contextlib.asynccontextmanager
     async def _timed(self, context: ServicerContext) -> AsyncIterator[None]:

@@ -10,7 +10,9 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import typing
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, cast
 from urllib.parse import unquote
 
@@ -21,23 +23,37 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..access import Principal
-from ..api import OPERATIONS, Desk, Operation
+from ..api import OPERATIONS, PREFIX, Desk, Operation
 from ..errors import Conflict, Invalid, SimonidesError
 from ..version import VERSION
 from . import docs
 from .gate import Gate
-from .problems import MEDIA_TYPE, Problem, problem, refusal
-from .replays import Replays
+from .problems import MEDIA_TYPE, TITLES, Problem, problem, refusal
+from .replays import Replays, Reply
 
 OPEN = frozenset({"/health/live", "/health/ready", *docs.PATHS})  # hold nothing of anybody's
 ELSEWHERE = ("/v1",)  # doors that let people in themselves
-PROBLEM = {"$ref": "#/components/schemas/Problem"}
+KEYS = {
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
+    "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+STREAMS = tuple(f"{PREFIX}/{name}" for name in ("events", "export"))  # answer no HEAD: nobody knows their length
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
 SLASH = "\ufdd0"  # stands in a path for a slash that belongs to an id; no text holds it
-FIELDS = "Only these fields of each result, separated by commas: id,text,scope.user"
+SEVERAL = ("results", "hits")  # what an answer calls what there may be several of
+FIELDS = "Only these fields of each result, separated by commas: id,text,scope.user. The others are left out."
+ONCE = Header(
+    alias="Idempotency-Key",
+    description="A mark of this write: sent again with the same mark it is answered again, not done again.",
+    max_length=200,
+)
+IF_MATCH = Header(
+    alias="If-Match", description='The ETag of the version that is meant to be the latest: `"3"`.', max_length=100
+)
 ABOUT = """Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
 
 Show a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are problem documents with a stable `code`.
@@ -50,7 +66,8 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
     They find `desk` and `gate` in `made.state`; `closing`, an event that is set when the server stops, which ends what
     has no end of its own; and `at_end`, a list for what they have to have awaited then.
     """
-    made = _App(
+    made = Described(
+        gate,
         title="Simonides",
         version=VERSION,
         description=ABOUT,
@@ -60,8 +77,9 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
     )
-    made.state.desk, made.state.gate, made.state.replays = desk, gate, Replays()
+    made.state.desk, made.state.gate, made.state.replays = desk, gate, (replays := Replays())
     made.state.closing, made.state.at_end = asyncio.Event(), []
+    desk.on_erase.append(replays.clear)
     made.add_exception_handler(SimonidesError, _refused)
     made.add_exception_handler(RequestValidationError, _invalid)
     made.add_exception_handler(HTTPException, _http)
@@ -76,25 +94,26 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
     return made
 
 
-class _App(FastAPI):
-    """Describes the keys that are asked for, and the problems, each once."""
+class Described(FastAPI):
+    """Says in its OpenAPI document, too, what `Doorway` asks for."""
+
+    def __init__(self, gate: Gate, **named: Any) -> None:
+        self._gate = gate
+        super().__init__(**named)
 
     def openapi(self) -> dict[str, Any]:
-        made = self.openapi_schema is not None
-        schema = super().openapi()
-        if not made:
-            parts = schema.setdefault("components", {})
+        if self.openapi_schema is None:
+            found = super().openapi()
+            parts = found.setdefault("components", {})
+            parts["securitySchemes"] = KEYS
             parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            parts["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer", "description": "A key: `simonides keys create` makes one."},
-                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
-            }
-            anybody: list[dict[str, list[str]]] = [] if self.state.desk.serving.keys_asked else [{}]
-            schema["security"] = [*anybody, {"key": []}, {"header": []}]
-            for path in OPEN & schema["paths"].keys():
-                for operation in schema["paths"][path].values():
-                    operation["security"] = []
-        return schema
+            needed: list[dict[str, Any]] = [{name: []} for name in KEYS]
+            for path, operations in found["paths"].items():
+                if path not in OPEN:
+                    for each in operations.values():
+                        each["security"] = needed if self._gate.requires else [*needed, {}]
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
 
 class Doorway:
@@ -106,6 +125,8 @@ class Doorway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and b"%2f" in scope.get("raw_path", b"").lower():
             scope = {**scope, "path": unquote(re.sub("(?i)%2f", SLASH, scope["raw_path"].decode("ascii", "replace")))}
+        if scope["type"] == "http" and scope["method"] == "HEAD" and _has_head(scope["path"]):
+            scope = {**scope, "method": "GET"}  # whoever serves leaves the body out
         if scope["type"] != "http" or _stays_open(scope):
             await self._app(scope, receive, send)
             return
@@ -136,6 +157,10 @@ def _stays_open(scope: Scope) -> bool:
     return path in OPEN or any(path == door or path.startswith(f"{door}/") for door in ELSEWHERE)
 
 
+def _has_head(path: str) -> bool:
+    return path in OPEN or (path.startswith(f"{PREFIX}/") and path not in STREAMS)
+
+
 def principal_of(request: Request) -> Principal:
     return cast(Principal, request.state.principal)
 
@@ -155,6 +180,7 @@ def _add(made: FastAPI, row: Operation) -> None:
     ]
     query = _query_model(row, in_query)
     parameters.append(_parameter("query", Annotated[query, Query()]))
+    lists = frozenset(name for name, info in in_query.items() if _is_list(info.annotation))
     if in_body:
         body = _model(f"{_camel(row.name)}Body", in_body, row.takes.__doc__)
         required = any(info.is_required() for info in in_body.values())
@@ -163,10 +189,10 @@ def _add(made: FastAPI, row: Operation) -> None:
             _parameter("body", Annotated[annotation, Body()], inspect.Parameter.empty if required else None)
         )
     if not row.reads:
-        parameters.append(_parameter("idempotency_key", Annotated[str | None, Header(max_length=200)], None))
+        parameters.append(_parameter("idempotency_key", Annotated[str | None, ONCE], None))
     if row.name == "revise":
-        parameters.append(_parameter("if_match", Annotated[str | None, Header(max_length=100)], None))
-    endpoint = _endpoint(row, in_path)
+        parameters.append(_parameter("if_match", Annotated[str | None, IF_MATCH], None))
+    endpoint = _endpoint(row, lists)
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     made.add_api_route(
         row.route,
@@ -178,11 +204,12 @@ def _add(made: FastAPI, row: Operation) -> None:
         tags=[row.resource],
         status_code=row.status,
         response_model=row.gives,
-        responses=_refusals(row),
+        responses=_refusals(row, bool(in_body)),
+        openapi_extra=_example(row) if in_body else None,
     )
 
 
-def _endpoint(row: Operation, in_path: list[str]) -> Callable[..., Awaitable[Response]]:
+def _endpoint(row: Operation, lists: frozenset[str]) -> Callable[..., Awaitable[Response]]:
     async def endpoint(
         request: Request,
         query: BaseModel,
@@ -191,63 +218,66 @@ def _endpoint(row: Operation, in_path: list[str]) -> Callable[..., Awaitable[Res
         if_match: str | None = None,
         **named: str,
     ) -> Response:
+        once_only(request, lists)
         asked = query.model_dump(exclude_unset=True)
-        only = asked.pop("fields", None)
+        only = chosen(row.gives, asked.pop("fields", None))
         if isinstance(asked.get("metadata"), str):
-            asked["metadata"] = _json(asked["metadata"])
+            asked["metadata"] = json_of("metadata", asked["metadata"])
         ids = {name: value.replace(SLASH, "/") for name, value in named.items()}
         arguments = {**asked, **(body.model_dump(exclude_unset=True) if body else {}), **ids}
-        if if_match is not None:
+        if if_match is not None and if_match.strip() != "*":
             arguments["version"] = _version(if_match)
         try:
-            found, replayed = await _done(request, row, arguments, idempotency_key)
+            reply, replayed = await _done(request, row, arguments, only, idempotency_key)
         except Conflict as error:
             if if_match is None:
                 raise
             return problem(412, error.code, error.message)
-        return _answer(request, row, found, only, replayed)
+        headers = {**reply.headers, **({"Idempotency-Replayed": "true"} if replayed else {})}
+        if row.name == "get" and _same(request.headers.get("if-none-match"), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return Response(reply.content, reply.status, headers, "application/json")
 
     return endpoint
 
 
-async def _done(request: Request, row: Operation, arguments: Mapping[str, Any], mark: str | None) -> tuple[Any, bool]:
+async def _done(
+    request: Request, row: Operation, arguments: Mapping[str, Any], only: Paths | None, mark: str | None
+) -> tuple[Reply, bool]:
     desk: Desk = request.app.state.desk
     replays: Replays = request.app.state.replays
     principal = principal_of(request)
 
-    async def work() -> Any:
+    async def work() -> Reply:
         try:
             async with asyncio.timeout(desk.serving.seconds_max):
-                return await row(desk, principal, arguments, once=mark)
+                return _reply(row, await row(desk, principal, arguments, once=mark), only)
         except TimeoutError:
             raise HTTPException(
                 504, f"it took longer than {desk.serving.seconds_max:g} s; it may be done all the same"
             ) from None
-        finally:
-            if row.destroys:
-                replays.clear()
 
     if mark is None or row.reads:
         return await work(), False
     if not mark.strip() or not mark.isprintable():
         raise Invalid("an Idempotency-Key must be a printable text")
-    request_digest = hashlib.sha256(msgspec.json.encode([row.name, arguments], order="deterministic")).digest()
-    return await replays.once(principal.name, mark, request_digest, work)
+    digest = hashlib.sha256(json.dumps([row.name, arguments], sort_keys=True).encode()).digest()
+    # A certificate holds nothing of what was erased, so it may be shown to whoever asks again.
+    outlives = row.destroys and not arguments.get("dry_run")
+    return await replays.once(principal.name, mark, digest, work, outlives=outlives)
 
 
-def _answer(request: Request, row: Operation, found: Any, only: str | None, replayed: bool) -> Response:
-    headers: dict[str, str] = {}
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
+def _reply(row: Operation, found: Any, only: Paths | None) -> Reply:
     version = found.get("version") if row.name == "get" else (found.get("record") or {}).get("version")
-    if version is not None:
-        headers["ETag"] = f'"{version}"'
-        if row.name == "get" and request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
+    headers = {} if version is None else {"ETag": f'"{version}"'}
     later = found.get("indexed") is False and row.status in (200, 201) and not row.reads
-    return Response(
-        msgspec.json.encode(projected(found, only)), 202 if later else row.status, headers, "application/json"
-    )
+    return Reply(msgspec.json.encode(projected(found, only)), 202 if later else row.status, headers)
+
+
+def _same(if_none_match: str | None, etag: str) -> bool:
+    """Return whether the caller has that version already (RFC 9110, section 13.1.2)."""
+    known = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    return etag in known or "*" in known
 
 
 def _version(if_match: str) -> int:
@@ -257,41 +287,85 @@ def _version(if_match: str) -> int:
     return int(found[1])
 
 
-def _json(text: str) -> Any:
+def json_of(name: str, text: str) -> Any:
+    """Return what stands in the URL as JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Invalid('metadata must be a JSON object, like {"project":"bridge"}') from None
+        raise Invalid(f'{name} must be a JSON object, like {{"project":"bridge"}}') from None
+
+
+def once_only(request: Request, lists: Collection[str] = ()) -> None:
+    """Refuse a URL that says one thing twice: nobody should have to know which of them counts."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.items():
+        if count > 1 and name not in lists:
+            raise Invalid(f"{name} stands in the URL {count} times: name it once")
 
 
 # -- only some fields ---------------------------------------------------------------------------------------------
 
+Paths = list[list[str]]
 
-def projected(found: Any, only: str | None) -> Any:
-    """Return what was found with only these fields: of each result, where there are several."""
+
+def chosen(gives: type[BaseModel], only: str | None) -> Paths | None:
+    """Return the fields asked for, which that model has: of each result, where it gives several."""
     if only is None:
-        return found
+        return None
     paths = [path.strip().split(".") for path in only.split(",") if path.strip()]
     if not paths:
         raise Invalid("fields is empty: leave it out for everything")
-    for name in ("results", "hits"):
+    several = next((name for name in SEVERAL if name in gives.model_fields), None)
+    of = _model_in(gives.model_fields[several].annotation) if several else gives
+    assert of is not None
+    for path in paths:
+        _check(of, path)
+    return paths
+
+
+def _check(of: type[BaseModel], path: list[str]) -> None:
+    first, *rest = path
+    if first not in of.model_fields:
+        raise Invalid(f"there is no field {first!r}; there are: {', '.join(of.model_fields)}")
+    annotation = of.model_fields[first].annotation
+    if not rest or typing.get_origin(annotation) is dict:
+        return
+    inner = None if _is_list(annotation) else _model_in(annotation)
+    if inner is None:
+        raise Invalid(f"{first} has no fields of its own")
+    _check(inner, rest)
+
+
+def projected(found: Any, paths: Paths | None) -> Any:
+    """Return what was found with only these fields: of each result, where there are several."""
+    if paths is None:
+        return found
+    for name in SEVERAL:
         if isinstance(found.get(name), list):
             return {**found, name: [_only(each, paths) for each in found[name]]}
     return _only(found, paths)
 
 
-def _only(value: Any, paths: list[list[str]]) -> Any:
+def _only(value: Any, paths: Paths) -> Any:
     made: dict[str, Any] = {}
     for first, *rest in paths:
-        if first not in value:
-            raise Invalid(f"there is no field {first!r}; there are: {', '.join(value)}")
-        if rest and isinstance(value[first], dict):
+        if first in value and rest and isinstance(value[first], dict):
             made[first] = {**made.get(first, {}), **_only(value[first], [rest])}
-        elif rest:
-            raise Invalid(f"{first} has no fields of its own")
-        else:
+        elif first in value:
             made[first] = value[first]
     return made
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that an annotation speaks of, be it optional or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(part) for part in typing.get_args(annotation))
+    return next((each for each in found if each is not None), None)
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list or any(map(_is_list, typing.get_args(annotation)))
 
 
 # -- models of what stands where ----------------------------------------------------------------------------------
@@ -309,12 +383,14 @@ def _query_model(row: Operation, fields: Mapping[str, FieldInfo]) -> type[BaseMo
             found[name] = (info.rebuild_annotation(), info)
     if row.reads:
         found["fields"] = (str | None, Field(None, description=FIELDS, max_length=1000))
-    return create_model(f"{_camel(row.name)}Query", __config__=ConfigDict(extra="forbid"), **found)
+    return create_model(f"{_camel(row.name)}Query", __config__=ConfigDict(defer_build=True, extra="forbid"), **found)
 
 
 def _model(name: str, fields: Mapping[str, FieldInfo], doc: str | None) -> type[BaseModel]:
     found: dict[str, Any] = {field: (info.rebuild_annotation(), info) for field, info in fields.items()}
-    return create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=doc, **found)
+    return create_model(
+        name, __config__=ConfigDict(defer_build=True, extra="forbid", strict=True), __doc__=doc, **found
+    )
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -325,8 +401,15 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def _refusals(row: Operation) -> dict[int | str, dict[str, Any]]:
+def _example(row: Operation) -> dict[str, Any] | None:
+    content = {"application/json": {"example": row.example}}
+    return {"requestBody": {"content": content}} if row.example else None
+
+
+def _refusals(row: Operation, has_body: bool) -> dict[int | str, dict[str, Any]]:
     statuses = [401, 403, 404, 413, 422, 429, 500, 503, 504]
+    if has_body:
+        statuses.append(415)
     if not row.reads:
         statuses += [409, 507]
     if row.name == "revise":
@@ -343,7 +426,10 @@ def _refusals(row: Operation) -> dict[int | str, dict[str, Any]]:
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of answers with these statuses."""
     return {
-        status: {"content": {MEDIA_TYPE: {"schema": PROBLEM}}, "description": "A problem document."}
+        status: {
+            "description": f"{TITLES[status]}.",
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
         for status in statuses
     }
 
@@ -369,6 +455,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if any(each["loc"][:1] == ("body",) and isinstance(each.get("input"), bytes) for each in error.errors()):
+        return problem(415, "media_type", "the body must be JSON, and the Content-Type application/json")
     said = []
     for each in error.errors()[:3]:
         where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path", "header"))
@@ -379,6 +467,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method", 408: "timeout", 413: "too_large", 504: "timeout"}
+    if error.status_code == 400:  # of a body: not UTF-8, or nested too deeply
+        return problem(422, "invalid", "the body is no JSON that can be read")
+    if error.status_code == 405:
+        return problem(405, "method", str(error.detail), headers={"Allow": ", ".join(_methods(request))})
     return problem(
         error.status_code,
         codes.get(error.status_code, "http"),
@@ -386,6 +478,13 @@ async def _http(request: Request, error: Exception) -> Response:
         retryable=error.status_code >= 500,
         headers=error.headers,
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that there are at the request's path."""
+    at = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    found = {method for route in at for method in getattr(route, "methods", None) or ()}
+    return sorted(found | ({"HEAD"} if "GET" in found and _has_head(request.scope["path"]) else set()))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -66,7 +66,7 @@ def problem(status: int, code: str, detail: str, *, retryable: bool = False, hea
         "title": TITLES.get(status, "Error"),
         "status": status,
         "code": code,
-        "detail": detail,
+        "detail": detail.encode("utf-8", "backslashreplace").decode(),  # it may tell a name as it was sent
         "retryable": retryable,
         "request_id": REQUEST_ID.get(),
     }

@@ -12,22 +12,33 @@ from typing import Annotated, Any
 import anyio
 import msgspec
 from fastapi import FastAPI, Header, Query, Request
+from pydantic import ConfigDict, Field
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response, StreamingResponse
 
 from ..access import Permit
 from ..api import PREFIX, Desk
-from ..api.operation import granted
+from ..api.operation import granted, read
 from ..api.streams import Events, Export, Import, Imported, events, export, take_in
 from ..errors import Full, Invalid
-from .http import principal_of, problems_of
+from .http import json_of, once_only, principal_of, problems_of
 
 IMPORT_MAX = 64 * 2**30  # bytes of one import
 PING_S = 15  # between two signs of life in a stream of events
 
 
 class ExportQuery(Export):
-    metadata: str | None = None  # type: ignore[assignment]
+    model_config = ConfigDict(strict=False)  # in a URL everything is text
+
+    metadata: str | None = Field(None, description="A JSON object.", max_length=10_000)  # type: ignore[assignment]
+
+
+class ImportQuery(Import):
+    model_config = ConfigDict(strict=False)
+
+
+class EventsQuery(Events):
+    model_config = ConfigDict(strict=False)
 
 
 def mount(made: FastAPI) -> None:
@@ -43,12 +54,15 @@ def mount(made: FastAPI) -> None:
         | {200: {"content": {"application/x-ndjson": {}}, "description": "One version a line."}},
     )
     async def export_all(request: Request, query: Annotated[ExportQuery, Query()]) -> Response:
+        once_only(request, ("kinds", "labels", "sources"))
         asked = query.model_dump(exclude_unset=True)
         if isinstance(asked.get("metadata"), str):
-            asked["metadata"] = _object(asked["metadata"])
-        call = granted(desk, principal_of(request), made := Export.model_validate(asked), Permit.READ)
+            asked["metadata"] = json_of("metadata", asked["metadata"])
+        which = read(Export, asked)
+        lines = export(which, granted(desk, principal_of(request), which, Permit.READ))
+        first = await anext(lines)  # what is wrong with the question is said before the answer begins
         headers = {"Content-Disposition": 'attachment; filename="simonides.jsonl"'}
-        return StreamingResponse(export(made, call), 200, headers, "application/x-ndjson")
+        return StreamingResponse(_all(first, lines), 200, headers, "application/x-ndjson")
 
     @made.post(
         f"{PREFIX}/import",
@@ -67,7 +81,8 @@ def mount(made: FastAPI) -> None:
             }
         },
     )
-    async def import_all(request: Request, query: Annotated[Import, Query()]) -> Response:
+    async def import_all(request: Request, query: Annotated[ImportQuery, Query()]) -> Response:
+        once_only(request)
         call = granted(desk, principal_of(request), query, Permit.WRITE)
         async with spooled(request.stream()) as path:
             found = await take_in(path, "the file sent", call, ids=query.ids)
@@ -84,13 +99,20 @@ def mount(made: FastAPI) -> None:
     )
     async def all_events(
         request: Request,
-        query: Annotated[Events, Query()],
+        query: Annotated[EventsQuery, Query()],
         last_event_id: Annotated[str | None, Header(max_length=20, pattern=r"^[0-9]{1,15}$")] = None,
     ) -> Response:
+        once_only(request)
         if last_event_id is not None:
             query = query.model_copy(update={"after": int(last_event_id)})
         call = granted(desk, principal_of(request), query, Permit.READ)
         return EventSourceResponse(_told(query, call), ping=PING_S)
+
+
+async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in rest:
+        yield each
 
 
 async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
@@ -120,10 +142,3 @@ async def spooled(blocks: AsyncIterable[bytes]) -> AsyncIterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             await path.unlink()
-
-
-def _object(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise Invalid("metadata must be a JSON object") from None
