@@ -45,7 +45,7 @@ Limit = Annotated[Number, Field(ge=1, le=1000)]
 class Asked(BaseModel):
     """Whose memory a call is about. A level that is left out is open."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     user: Name | None = Field(None, description="Whose memory; a key that is bound to a user needs none.")
     agent: Name | None = Field(None, description="Which agent's memory.")
@@ -78,7 +78,7 @@ class Which(Asked):
 class Said(BaseModel):
     """One message."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     content: Text | list[dict[str, JsonValue]] = Field(description="The text, or parts that hold text.")
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
@@ -94,14 +94,14 @@ class Said(BaseModel):
 class Bodied(BaseModel):
     """Something of another kind than a message or a note: what that kind says."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["conversation", "message", "note", "fact", "entity", "document", "chunk"]
     body: dict[str, str | None] = Field(examples=[{"text": "Ana owns a boat", "predicate": "owns"}])
 
 
 class LinkAsked(BaseModel):
-    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Name
     target: Name = Field(description="The id of a record.")
@@ -124,7 +124,7 @@ class Given(Asked):
 
 
 class Shape(BaseModel):
-    model_config = ConfigDict(defer_build=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
 
 class SpanShape(Shape):

@@ -383,14 +383,12 @@ def _query_model(row: Operation, fields: Mapping[str, FieldInfo]) -> type[BaseMo
             found[name] = (info.rebuild_annotation(), info)
     if row.reads:
         found["fields"] = (str | None, Field(None, description=FIELDS, max_length=1000))
-    return create_model(f"{_camel(row.name)}Query", __config__=ConfigDict(defer_build=True, extra="forbid"), **found)
+    return create_model(f"{_camel(row.name)}Query", __config__=ConfigDict(extra="forbid"), **found)
 
 
 def _model(name: str, fields: Mapping[str, FieldInfo], doc: str | None) -> type[BaseModel]:
     found: dict[str, Any] = {field: (info.rebuild_annotation(), info) for field, info in fields.items()}
-    return create_model(
-        name, __config__=ConfigDict(defer_build=True, extra="forbid", strict=True), __doc__=doc, **found
-    )
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), __doc__=doc, **found)
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
