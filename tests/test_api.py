@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,8 @@ CALLS: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     "unarchive_conversation": lambda ids: {"id": ids["talk"]},
     "erase_conversation": lambda ids: {"id": ids["talk"]},
     "stats": lambda ids: {},
+    "propose_prune": lambda ids: {"threshold_days": 0, "limit": 5},
+    "prune": lambda ids: {"ids": [ids["talk"]], "dry_run": True},
     "changes": lambda ids: {"limit": 2},
     "position": lambda ids: {},
     "get_task": lambda ids: {"id": "log-1"},
@@ -599,3 +602,29 @@ async def test_an_export_refuses_what_it_does_not_take(client: httpx.AsyncClient
     got = await client.get("/api/v1/export")
     assert got.headers["content-type"].startswith("application/x-ndjson")
     assert json.loads(got.text.splitlines()[0])
+
+
+@pytest.mark.parametrize("url", ["/api/v1/memories", "/api/v1/import", "/api/v1/conversations"])
+async def test_who_hangs_up_in_the_middle_of_a_body_has_written_nothing(home: House, url: str) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("simonides-import-*"))
+    coming = [
+        {"type": "http.request", "body": b'{"content": "half of', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent = list[Any]()
+
+    async def receive() -> Any:
+        return coming.pop(0) if coming else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": url, "raw_path": url.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 1), "server": ("memory.test", 80),
+    }  # fmt: skip
+    await home.made(scope, receive, send)
+    assert all(message.get("status", 400) < 500 for message in sent), sent
+    assert await home.memory.count() == 0
+    assert set(Path(tempfile.gettempdir()).glob("simonides-import-*")) <= before

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 import uvicorn
@@ -22,9 +23,18 @@ from schemathesis.engine import Status, events, from_schema
 
 from simonides.access import EVERYTHING
 
+ACCEPTED = ("2xx", "3xx", "401", "403", "404", "409", "429", "503")
 EXAMPLES = int(os.environ.get("SIMONIDES_EXAMPLES", "2"))
 ENDLESS = "events"  # what happens, as it happens: its answer has no end
 LATER = "rebuild"  # each of them makes the index again, which is all that it would measure
+# Parameters that are left out: with `fields` an answer is a part of what is described, and a mark that was used is
+# refused. test_api.py has both.
+APART = ("fields", "Idempotency-Key")
+# Arguments of which a schema cannot say all: places of pages, folders, spans that end before they begin, what is past,
+# bodies by kind, metadata within 64 bits. Who takes one may answer 422 to what the schema allows; nobody else may.
+JUDGED = frozenset(
+    "after ends expires content messages folder metadata at since until as_of filters payload coord ids".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +69,25 @@ async def filled(home: House) -> None:
 
 def test_no_answer_is_a_surprise(served: tuple[str, str]) -> None:
     url, key = served
+    said = httpx.get(f"{url}/openapi.json").json()
+    operations = [each for methods in said["paths"].values() for each in methods.values()]
+    for each in operations:
+        each["parameters"] = [part for part in each.get("parameters", ()) if part["name"] not in APART]
+    judged = [each["operationId"] for each in operations if takes(said, each) & JUDGED]
+    assert len(judged) < len(operations) * 0.8
+    refusing = {"positive_data_acceptance": {"expected-statuses": [*ACCEPTED, "422"]}}
     config = SchemathesisConfig.from_dict(
         {
             "seed": 7,
-            "headers": {},
+            "base-url": url,
             "generation": {"max-examples": EXAMPLES, "deterministic": True, "database": "none"},
             "phases": {"stateful": {"enabled": True}},
             "auth": {"openapi": {"Bearer": {"bearer": key}}},
             "request-timeout": 60,
+            "operations": [{"include-operation-id": judged, "checks": refusing}],
         }
     )
-    schema: Any = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
+    schema: Any = schemathesis.openapi.from_dict(said, config=config)
     schema = schema.exclude(operation_id=[ENDLESS, LATER])
     found: dict[tuple[str, str], str] = {}
     asked = 0
@@ -89,6 +107,16 @@ def test_no_answer_is_a_surprise(served: tuple[str, str]) -> None:
                             (node.name, case.operation.label),
                             f"{failure.title}: {failure.message}\n{node.failure_info.code_sample}",
                         )
-    said = "\n\n".join(f"{check} at {label}: {what}" for (check, label), what in found.items())
     assert asked > 500
-    assert not found, said
+    assert not found, "\n\n".join(f"{check} at {label}: {what}" for (check, label), what in found.items())
+
+
+def takes(openapi: Any, operation: Any) -> set[str]:
+    """Return the names of what an operation takes."""
+    names = {part["name"] for part in operation["parameters"]}
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = content["schema"]
+        for part in (schema, *schema.get("anyOf", ())):
+            found = openapi["components"]["schemas"].get(part.get("$ref", "").rpartition("/")[2], {})
+            names |= found.get("properties", {}).keys()
+    return names

@@ -24,7 +24,6 @@ from .shapes import (
     Limit,
     Moment,
     Name,
-    Number,
     RecordShape,
     Said,
     Shape,
@@ -227,8 +226,8 @@ class List(Which):
     label: Name | None = Field(None, description="Bears this label.")
     limit: Limit = 50
     after: str | None = Field(None, max_length=1000, description="What `next` of the last page said.")
-    page: Number = Field(1, ge=1, le=10_000, description="The number of the page, for clients that count pages.")
-    page_size: Number | None = Field(None, ge=1, le=1000, description="Another name of limit.")
+    page: int = Field(1, ge=1, le=10_000, description="The number of the page, for clients that count pages.")
+    page_size: int | None = Field(None, ge=1, le=1000, description="Another name of limit.")
 
 
 @operation("GET", "/conversations", needs=Permit.READ, gives=Conversations)
@@ -288,7 +287,7 @@ async def count_conversations(asked: CountThem, call: Call) -> Json:
 
 
 class Similar(Named):
-    limit: Number = Field(10, ge=1, le=100)
+    limit: int = Field(10, ge=1, le=100)
 
 
 class Likeness(ConversationShape):

@@ -32,7 +32,6 @@ from .shapes import (
     Moment,
     Name,
     Names,
-    Number,
     Records,
     RecordShape,
     Said,
@@ -215,7 +214,7 @@ class Revise(Named):
     metadata: dict[str, JsonValue] | None = None
     at: Moment | None = None
     ends: Moment | None = None
-    version: Number | None = Field(None, ge=1, description="Refuse unless this is the latest version.")
+    version: int | None = Field(None, ge=1, description="Refuse unless this is the latest version.")
     wait: Wait = "indexed"
 
 

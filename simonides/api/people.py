@@ -108,7 +108,7 @@ async def make_key(asked: MakeKey, call: Call) -> Json:
 
 class ListKeys(Asked):
     after: Name | None = None
-    limit: Number = Field(100, ge=1, le=1000)
+    limit: int = Field(100, ge=1, le=1000)
 
 
 @operation("GET", "/keys", needs=Permit.ADMIN, gives=Keys)

@@ -84,7 +84,14 @@ class Pruned(Shape):
     undo: str
 
 
-@operation("POST", "/prune", needs=Permit.WRITE, gives=Pruned, repeats=True)
+@operation(
+    "POST",
+    "/prune",
+    needs=Permit.WRITE,
+    gives=Pruned,
+    repeats=True,
+    example={"ids": ["019a1c2e-7d10-7c55-8b1f-2f6f0a3c9d41"], "dry_run": True},
+)
 async def prune(asked: Prune, call: Call) -> Json:
     """Archive what is named, with its parts, all of it or nothing; unless told otherwise, only show what would be.
 

@@ -11,7 +11,7 @@ from ..access import Permit
 from ..wire import Json, context_as_json, hit_as_json, missing_as_json
 from .memories import FILTERS, picked
 from .operation import Call, operation
-from .shapes import ContextShape, Found, MissingShape, Name, Number, Shape, Text, Which
+from .shapes import ContextShape, Found, MissingShape, Name, Shape, Text, Which
 
 Effort = Annotated[
     Literal["low", "medium", "high"],
@@ -21,7 +21,7 @@ Effort = Annotated[
 
 class Recall(Which):
     text: Text = Field(description="A question, or whatever is at hand.", examples=["where do I live?"])
-    limit: Number = Field(10, ge=1, le=1000)
+    limit: int = Field(10, ge=1, le=1000)
     explain: bool = Field(False, description="Say of each hit which signals found it.")
     effort: Effort = "medium"
     min_relevance: float = Field(0.0, ge=0, le=1, description="Leave out hits that score less.")
@@ -51,7 +51,7 @@ class RecallMany(Which):
     """Several questions with the same filters."""
 
     texts: Annotated[list[Text], Field(min_length=1, max_length=100)]
-    limit: Number = Field(10, ge=1, le=1000)
+    limit: int = Field(10, ge=1, le=1000)
     explain: bool = False
     effort: Effort = "medium"
     min_relevance: float = Field(0.0, ge=0, le=1)
@@ -98,8 +98,8 @@ async def explain_missing(asked: ExplainMissing, call: Call) -> Json:
 
 class Assemble(Which):
     text: Text = Field(description="What the context is for.", examples=["plan my weekend"])
-    budget: Number = Field(1500, ge=1, le=1_000_000, description="Tokens that it may take.")
-    limit: Number = Field(50, ge=1, le=1000, description="Passages at most.")
+    budget: int = Field(1500, ge=1, le=1_000_000, description="Tokens that it may take.")
+    limit: int = Field(50, ge=1, le=1000, description="Passages at most.")
     effort: Effort = "medium"
 
 

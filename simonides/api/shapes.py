@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x20\x7f\x85*%?][^\x00-\x1f\x7f]*$"  # not spaces and wildcards alone
 
@@ -26,26 +26,34 @@ Moment = Annotated[
 ]
 
 
-def _whole(value: Any) -> Any:
-    """Return 5.0 as 5: JSON has one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Number = Annotated[int, BeforeValidator(_whole)]
-Importance = Annotated[Number, Field(ge=1, le=10)]
+Importance = Annotated[int, Field(ge=1, le=10)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=100)]
 Scalar = str | int | float | bool | None
 Wait = Annotated[
     Literal["stored", "indexed"],
     Field(description="When to answer: once it is safely stored, or (default) once it can be found by meaning too."),
 ]
-Limit = Annotated[Number, Field(ge=1, le=1000)]
+Limit = Annotated[int, Field(ge=1, le=1000)]
 
 
-class Asked(BaseModel):
-    """Whose memory a call is about. A level that is left out is open."""
+class Strict(BaseModel):
+    """What is asked is taken literally: "1" is no number, 1 is no truth. But 5.0 is 5: JSON has one kind of number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_whole_numbers(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in said.items()
+        }
+
+
+class Asked(Strict):
+    """Whose memory a call is about. A level that is left out is open."""
 
     user: Name | None = Field(None, description="Whose memory; a key that is bound to a user needs none.")
     agent: Name | None = Field(None, description="Which agent's memory.")
@@ -75,12 +83,20 @@ class Which(Asked):
     shared: bool = Field(True, description="With a user named: also what names no user.")
 
 
-class Said(BaseModel):
+class Part(BaseModel):
+    """A part of a message, as chat APIs have them: one that holds text."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    text: str
+
+
+class Said(Strict):
     """One message."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    content: Text | list[dict[str, JsonValue]] = Field(description="The text, or parts that hold text.")
+    content: Text | Annotated[list[Part], Field(min_length=1, max_length=1000)] = Field(
+        description="The text, or parts that hold text."
+    )
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
     name: Name | None = Field(None, description="The speaker's name.")
     at: Moment | None = Field(None, description="When it was said.")
@@ -91,18 +107,14 @@ class Said(BaseModel):
     metadata: dict[str, JsonValue] | None = None
 
 
-class Bodied(BaseModel):
+class Bodied(Strict):
     """Something of another kind than a message or a note: what that kind says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["conversation", "message", "note", "fact", "entity", "document", "chunk"]
     body: dict[str, str | None] = Field(examples=[{"text": "Ana owns a boat", "predicate": "owns"}])
 
 
-class LinkAsked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class LinkAsked(Strict):
     role: Name
     target: Name = Field(description="The id of a record.")
 

@@ -20,7 +20,7 @@ from ..record import Record
 from ..wire import Json, change_as_json
 from .memories import FILTERS, picked
 from .operation import Call
-from .shapes import Asked, Number, Shape, Which
+from .shapes import Asked, Shape, Which
 
 BATCH = 500  # records that are written at once
 PROBLEMS_MAX = 100  # that an answer tells
@@ -92,7 +92,7 @@ def _next(found: Iterator[Record | Problem]) -> list[Record | Problem]:
 
 
 class Events(Asked):
-    after: Number | None = Field(None, ge=0, lt=2**53, description="Where to go on; default: from now on.")
+    after: int | None = Field(None, ge=0, lt=2**53, description="Where to go on; default: from now on.")
 
 
 async def events(asked: Events, call: Call) -> AsyncGenerator[Json]:

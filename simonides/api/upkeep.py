@@ -13,7 +13,7 @@ from ..errors import NotFound
 from ..kinds import KINDS
 from ..wire import Json, change_as_json
 from .operation import Call, operation
-from .shapes import Asked, Changes, Name, Number, Shape, TaskShape
+from .shapes import Asked, Changes, Name, Shape, TaskShape
 
 
 class Stats(Shape):
@@ -100,8 +100,8 @@ def _task(task: Any) -> Json:
 
 
 class Log(Asked):
-    after: Number = Field(0, ge=0, lt=2**53, description="What `next` said last; 0 from the beginning.")
-    limit: Number = Field(100, ge=1, le=1000)
+    after: int = Field(0, ge=0, lt=2**53, description="What `next` said last; 0 from the beginning.")
+    limit: int = Field(100, ge=1, le=1000)
 
 
 @operation("GET", "/changes", needs=Permit.READ, gives=Changes)

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..access import Principal
 from ..api import OPERATIONS, PREFIX, Desk, Operation
+from ..api.shapes import Strict
 from ..errors import Conflict, Invalid, SimonidesError
 from ..version import VERSION
 from . import docs
@@ -40,6 +41,12 @@ ELSEWHERE = ("/v1",)  # doors that let people in themselves
 KEYS = {
     "Bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
     "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+METADATA = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+    "example": {"project": "bridge"},
 }
 STREAMS = tuple(f"{PREFIX}/{name}" for name in ("events", "export"))  # answer no HEAD: nobody knows their length
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
@@ -109,9 +116,13 @@ class Described(FastAPI):
             parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
             needed: list[dict[str, Any]] = [{name: []} for name in KEYS]
             for path, operations in found["paths"].items():
-                if path not in OPEN:
-                    for each in operations.values():
+                for each in operations.values():
+                    if path not in OPEN:
                         each["security"] = needed if self._gate.requires else [*needed, {}]
+                    for parameter in each.get("parameters", ()):
+                        if parameter["name"] == "metadata":  # JSON in a URL, which a model of FastAPI's cannot say
+                            parameter["content"] = {"application/json": {"schema": METADATA}}
+                            parameter.pop("schema", None)
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -388,7 +399,7 @@ def _query_model(row: Operation, fields: Mapping[str, FieldInfo]) -> type[BaseMo
 
 def _model(name: str, fields: Mapping[str, FieldInfo], doc: str | None) -> type[BaseModel]:
     found: dict[str, Any] = {field: (info.rebuild_annotation(), info) for field, info in fields.items()}
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), __doc__=doc, **found)
+    return create_model(name, __base__=Strict, __doc__=doc, **found)
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -479,9 +490,10 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return the methods that there are at the request's path."""
+    """Return the methods that there are at the request's path: of a name of ours, not of an id that is spelled so."""
     at = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    found = {method for route in at for method in getattr(route, "methods", None) or ()}
+    path = min((route.path for route in at), key=lambda path: path.count("{"), default="")
+    found = {method for route in at if route.path == path for method in getattr(route, "methods", None) or ()}
     return sorted(found | ({"HEAD"} if "GET" in found and _has_head(request.scope["path"]) else set()))
 
 

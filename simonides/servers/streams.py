@@ -14,6 +14,7 @@ import msgspec
 from fastapi import FastAPI, Header, Query, Request
 from pydantic import ConfigDict, Field
 from sse_starlette.sse import EventSourceResponse
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from ..access import Permit
@@ -139,6 +140,8 @@ async def spooled(blocks: AsyncIterable[bytes]) -> AsyncIterator[Path]:
         if not size:
             raise Invalid("nothing was sent to import")
         yield Path(name)
+    except ClientDisconnect:
+        raise Invalid("the import broke off: nothing of it was taken in") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             await path.unlink()
