@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from . import exchange, happened
 from .arguments import (
@@ -51,6 +51,8 @@ from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
+
+T = TypeVar("T")
 
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
@@ -628,15 +630,16 @@ class AsyncMemory:
         if self._embedder is None and self.settings.embedder != OFF:
             embedder: Embedder = open_backend("embedders", self.settings.embedder)
             await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
-            self._embedder = embedder
-        store: Store = await asyncio.to_thread(open_backend, "stores", self._url)
+            self._embedder = self._opened("embedder", embedder)
+        store: Store = self._opened("store", await asyncio.to_thread(open_backend, "stores", self._url))
         index: Index | None = None
         try:
             if self._embedder:
                 vectors = Vectors(self._embedder)
                 self._followers = (vectors,)
                 size = self._embedder.dimension
-                index = open_backend("indexes", self.settings.index, store, vectors.model, size)
+                found: Index = open_backend("indexes", self.settings.index, store, vectors.model, size)
+                index = self._opened("index", found)
             await finish(store, index)
         except BaseException:
             if index:
@@ -645,6 +648,10 @@ class AsyncMemory:
             raise
         self._index = index
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
+
+    def _opened(self, part: str, what: T) -> T:
+        """Return what a store, index or embedder is used through: itself, unless somebody measures it."""
+        return what
 
     def _scope(self, given: Mapping[str, Any]) -> Scope:
         return scope_of(given, self._home, self._require)

@@ -27,12 +27,14 @@ from ..access import Principal
 from ..api import OPERATIONS, Desk, Operation
 from ..errors import Conflict, Invalid, SimonidesError
 from ..version import VERSION
+from . import docs
 from .gate import Gate
 from .problems import MEDIA_TYPE, Problem, problem, refusal
 from .replays import Replays
 
-OPEN = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})  # hold nothing of anybody's
+OPEN = frozenset({"/health/live", "/health/ready", *docs.PATHS})  # hold nothing of anybody's
 ELSEWHERE = ("/v1",)  # doors that let people in themselves
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
 SLASH = "\ufdd0"  # stands in a path for a slash that belongs to an id; no text holds it
 FIELDS = "Only these fields of each result, separated by commas: id,text,scope.user"
@@ -43,18 +45,23 @@ Writes take an `Idempotency-Key`, so that a retry is answered and not done again
 
 
 def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = ()) -> FastAPI:
-    """Return the application. `more` are other doors of the same house, which mount themselves."""
-    made = FastAPI(
+    """Return the application. `more` are other doors of the same house, which mount themselves.
+
+    They find `desk` and `gate` in `made.state`; `closing`, an event that is set when the server stops, which ends what
+    has no end of its own; and `at_end`, a list for what they have to have awaited then.
+    """
+    made = _App(
         title="Simonides",
         version=VERSION,
         description=ABOUT,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
     )
     made.state.desk, made.state.gate, made.state.replays = desk, gate, Replays()
+    made.state.closing, made.state.at_end = asyncio.Event(), []
     made.add_exception_handler(SimonidesError, _refused)
     made.add_exception_handler(RequestValidationError, _invalid)
     made.add_exception_handler(HTTPException, _http)
@@ -62,10 +69,32 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
     for row in OPERATIONS.values():
         _add(made, row)
     _add_probes(made, desk)
+    docs.add(made)
     for mount in more:
         mount(made)
     made.add_middleware(Doorway, gate=gate)
     return made
+
+
+class _App(FastAPI):
+    """Describes the keys that are asked for, and the problems, each once."""
+
+    def openapi(self) -> dict[str, Any]:
+        made = self.openapi_schema is not None
+        schema = super().openapi()
+        if not made:
+            parts = schema.setdefault("components", {})
+            parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            parts["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": "A key: `simonides keys create` makes one."},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+            }
+            anybody: list[dict[str, list[str]]] = [] if self.state.desk.serving.keys_asked else [{}]
+            schema["security"] = [*anybody, {"key": []}, {"header": []}]
+            for path in OPEN & schema["paths"].keys():
+                for operation in schema["paths"][path].values():
+                    operation["security"] = []
+        return schema
 
 
 class Doorway:
@@ -306,14 +335,15 @@ def _refusals(row: Operation) -> dict[int | str, dict[str, Any]]:
     if row.name == "get":
         found[304] = {"description": "It is still that version."}
     if not row.reads and row.status in (200, 201):
-        found[202] = {"model": row.gives, "description": "Stored, and not indexed yet: see `task`."}
+        stored = {"application/json": {"schema": {"$ref": f"#/components/schemas/{row.gives.__name__}"}}}
+        found[202] = {"content": stored, "description": "Stored, and not indexed yet: see `task`."}
     return found
 
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of answers with these statuses."""
     return {
-        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "A problem document."}
+        status: {"content": {MEDIA_TYPE: {"schema": PROBLEM}}, "description": "A problem document."}
         for status in statuses
     }
 
@@ -348,7 +378,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method", 504: "timeout"}
+    codes = {404: "not_found", 405: "method", 408: "timeout", 413: "too_large", 504: "timeout"}
     return problem(
         error.status_code,
         codes.get(error.status_code, "http"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ TITLES = {
     412: "Changed meanwhile",
     413: "Too large",
     415: "Not a media type that is read here",
+    421: "Not a name of this server",
     422: "Invalid",
     429: "Too many requests",
     500: "Something went wrong",
@@ -42,6 +44,8 @@ TITLES = {
     504: "Took too long",
     507: "The disk is full",
 }
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)  # of the request that is being answered
 
 
 class Problem(BaseModel):
@@ -64,6 +68,7 @@ def problem(status: int, code: str, detail: str, *, retryable: bool = False, hea
         "code": code,
         "detail": detail,
         "retryable": retryable,
+        "request_id": REQUEST_ID.get(),
     }
     return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
 

@@ -1,0 +1,27 @@
+"""Serve the memory to others: over HTTP, MCP, and as an OpenAI-compatible proxy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..asked import SERVE, Asked, command
+from ..flags import serving_flags
+
+
+@command(SERVE, "simonides serve\nsimonides serve --port 8080 --require-key\nsimonides serve --host 0.0.0.0")
+@serving_flags()
+def serve(asked: Asked, **flags: Any) -> None:
+    """Serve the memory, until Ctrl+C: an HTTP API with its documentation, MCP, and a proxy for OpenAI clients.
+
+    On this machine alone, unless --host says otherwise; then whoever calls needs a key (`simonides keys create`).
+    Every setting may also come from the environment or the configuration file: see `simonides config`.
+    """
+    try:
+        from ..servers import run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"the server needs {error.name}: install it with `pip install 'simonides[serve]'`"
+        ) from None
+    run.serve(asked.store, flags, as_json=asked.json, tenant=asked.tenant, space=asked.space, embedder=asked.embedder)

@@ -1,0 +1,247 @@
+"""What is measured: Prometheus metrics and, where somebody collects them, traces. Put around any contract, once.
+
+Nothing of what is remembered, and no name of anybody, is in a metric or a trace: labels are routes as they are
+declared, names of methods, numbers of statuses. Each server counts for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+from .errors import Unavailable
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+T = TypeVar("T")
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUERY_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class Observer:
+    """The metrics of one server. `tracer` is OpenTelemetry's, or None."""
+
+    def __init__(self, tracer: Any = None) -> None:
+        made = self.registry = CollectorRegistry()
+        self.tracer = tracer
+        self.requests = Counter("simonides_api_requests", "Requests", ["method", "route", "status"], registry=made)
+        self.seconds = Histogram(
+            "simonides_api_request_duration_seconds", "What a request took", ["method", "route"], buckets=REQUEST_S,
+            registry=made,
+        )  # fmt: skip
+        self.active = Gauge("simonides_api_requests_active", "Requests under way", registry=made)
+        self.sent = Counter("simonides_api_response_bytes", "Bytes of bodies sent", registry=made)
+        self.durations = {
+            part: Histogram(name, text, ["operation"], buckets=QUERY_S, registry=made)
+            for part, name, text in (
+                ("store", "simonides_db_query_duration_seconds", "What the store took"),
+                ("index", "simonides_index_query_duration_seconds", "What the vector index took"),
+                ("embedder", "simonides_embedding_duration_seconds", "What the embedder took"),
+            )
+        }
+        self.errors = Counter("simonides_part_errors", "Calls that failed", ["part", "operation"], registry=made)
+        self.embeddings = Counter("simonides_embedding_requests", "Calls of the embedder", ["status"], registry=made)
+        self.embedded = Counter("simonides_embedding_texts", "Texts embedded", registry=made)
+        self.tokens = Counter("simonides_embedding_tokens", "Tokens of the texts embedded", registry=made)
+        rss = Gauge("simonides_memory_rss_bytes", "Memory of this process that is in RAM", registry=made)
+        rss.set_function(resident)
+        Gauge("simonides_info", "This server", ["version"], registry=made).labels(VERSION).set(1)
+        ProcessCollector(registry=made)
+
+    # -- requests (see `servers.care.Watch`) ----------------------------------------------------------------------
+
+    def began(self, scope: Any) -> Any:
+        self.active.inc()
+        return _span(self.tracer, scope) if self.tracer else None
+
+    def ended(self, begun: Any, seen: Any) -> None:
+        self.active.dec()
+        self.requests.labels(_method(seen.method), seen.route, seen.status).inc()
+        self.seconds.labels(_method(seen.method), seen.route).observe(seen.seconds)
+        self.sent.inc(seen.sent)
+        if begun:
+            begun(seen)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def around(self, part: str, what: T) -> T:
+        """Return the same store, index or embedder, its calls measured."""
+        return cast(T, _shape(cast(type, type(what)), part)(what, self))
+
+    @contextlib.contextmanager
+    def call(self, part: str, operation: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        with self.tracer.start_as_current_span(f"{part}.{operation}") if self.tracer else contextlib.nullcontext():
+            try:
+                yield
+            except Exception:
+                self.errors.labels(part, operation).inc()
+                raise
+            finally:
+                self.durations[part].labels(operation).observe(time.perf_counter() - begun)
+
+    def embed(self, embedder: Any, texts: Sequence[str], fine: bool) -> None:
+        self.embeddings.labels("ok" if fine else "failed").inc()
+        if fine:
+            self.embedded.inc(len(texts))
+            self.tokens.inc(sum(embedder.tokens(text) for text in texts))
+
+    # -- what it comes to -----------------------------------------------------------------------------------------
+
+    def told(self, parts: Sequence[Mapping[str, Any]], store: Mapping[str, float] | None = None) -> bytes:
+        """Return all of it as Prometheus reads it: with how the parts are (see `api.system.parts`), and, for whom it
+        may concern, what is in the whole store.
+        """
+        health = GaugeMetricFamily("simonides_health_status", "1: works, 0.5: as a fallback, 0: not", labels=["part"])
+        for each in parts:
+            health.add_metric([each["name"]], 0.5 if each["works"] and each["fallback"] else float(each["works"]))
+        families = [health, *(GaugeMetricFamily(name, TOLD[name], value) for name, value in (store or {}).items())]
+        return generate_latest(self.registry) + generate_latest(_given(families))
+
+
+TOLD = {
+    "simonides_conversations_total": "Conversations that are kept",
+    "simonides_messages_total": "Messages that are kept",
+    "simonides_records_total": "Records of every kind that are kept",
+    "simonides_versions_total": "Versions of all records",
+    "simonides_embeddings_total": "Vectors that are kept",
+    "simonides_storage_bytes_total": "Bytes that the store takes on the disk",
+    "simonides_index_lag_changes": "Changes that cannot be found by meaning yet",
+}
+
+
+def counted(stats: Mapping[str, Any], size: int, lag: int) -> dict[str, float]:
+    """Return what is in a store, from `AsyncMemory.stats`, by the names that metrics have."""
+    names = {"conversation": "conversations", "message": "messages", "records": "records", "versions": "versions"}
+    found = {f"simonides_{plural}_total": float(stats.get(name, 0)) for name, plural in names.items()}
+    found["simonides_embeddings_total"] = float(stats.get("vectors", 0))
+    return {**found, "simonides_storage_bytes_total": float(size), "simonides_index_lag_changes": float(lag)}
+
+
+def _given(families: Sequence[GaugeMetricFamily]) -> CollectorRegistry:
+    class Given:
+        def collect(self) -> Iterator[GaugeMetricFamily]:
+            yield from families
+
+    made = CollectorRegistry()
+    made.register(cast(Any, Given()))
+    return made
+
+
+def resident() -> float:
+    """Return the bytes of this process that are in RAM; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as said:
+            return float(said.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _method(name: str) -> str:
+    """Return the method where it is one: anybody may send any word."""
+    return name if name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+
+
+# -- of the same shape ----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _shape(kind: type, part: str) -> type:
+    """Return a class with all that `kind` has: what is awaited is measured, the rest is passed on."""
+    made: dict[str, Any] = {"__init__": _init, "__getattr__": _of_part}
+    for name in dir(kind):
+        if name.startswith("_"):
+            continue
+        awaited = inspect.iscoroutinefunction(getattr(kind, name))
+        made[name] = _measured(part, name) if awaited else _passed_on(name)
+    return type(f"Observed{kind.__name__}", (), made)
+
+
+def _init(self: Any, what: Any, observer: Observer) -> None:
+    self._what, self._observer = what, observer
+
+
+def _of_part(self: Any, name: str) -> Any:
+    return getattr(self._what, name)
+
+
+def _passed_on(name: str) -> property:
+    return property(lambda self: getattr(self._what, name))
+
+
+def _measured(part: str, name: str) -> Any:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._observer.call(part, name):
+            return await getattr(self._what, name)(*args, **kwargs)
+
+    async def embed(self: Any, texts: Sequence[str], **kwargs: Any) -> Any:
+        fine = False
+        try:
+            with self._observer.call(part, name):
+                found = await getattr(self._what, name)(texts, **kwargs)
+            fine = True
+            return found
+        finally:
+            self._observer.embed(self._what, texts, fine)
+
+    return embed if part == "embedder" and name in ("embed", "encode") else call
+
+
+# -- traces -----------------------------------------------------------------------------------------------------
+
+
+def provider(endpoint: str, exporter: Any = None) -> TracerProvider:
+    """Return what sends traces there over OTLP; shut it down in the end. Unavailable where the extra is missing."""
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        if exporter is None:
+            module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+
+            exporter = module.OTLPSpanExporter(endpoint=endpoint)
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"traces need {error.name}: install it with `pip install 'simonides[tracing]'`") from None
+    made = TracerProvider(resource=Resource.create({"service.name": "simonides", "service.version": VERSION}))
+    made.add_span_processor(BatchSpanProcessor(exporter))
+    return made
+
+
+def _span(tracer: Any, scope: Any) -> Any:
+    """Begin the span of a request, within the caller's own trace; return what ends it."""
+    from opentelemetry import context, trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    outer = TraceContextTextMapPropagator().extract(headers)
+    span = tracer.start_span(scope["method"], context=outer, kind=trace.SpanKind.SERVER)
+    mark = context.attach(trace.set_span_in_context(span, outer))
+
+    def end(seen: Any) -> None:
+        span.update_name(f"{_method(seen.method)} {seen.route}")
+        span.set_attribute("http.request.method", _method(seen.method))
+        span.set_attribute("http.route", seen.route)
+        span.set_attribute("http.response.status_code", seen.status)
+        span.set_attribute("simonides.request_id", seen.id)
+        if seen.status >= 500:
+            span.set_status(trace.StatusCode.ERROR)
+        context.detach(mark)
+        span.end()
+
+    return end
