@@ -1,18 +1,19 @@
 # The memory as a server. docs/operate/container.md says how it is run; no line here depends on the processor.
 
 FROM python:3.12-slim AS built
+ENV PIP_CACHE_DIR=/cache
 WORKDIR /source
 
 # The weights of the model come first: they change least. Their digests are checked (packages/fetch.py).
 COPY packages packages
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/cache \
     python packages/fetch.py bge-small packages/simonides-bge-small/src/simonides_bge_small \
     && python -m pip wheel --no-deps --wheel-dir /wheels ./packages/simonides-bge-small
 
 # Compiled here, and never checked again: at run time nothing can be written beside the code.
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY simonides simonides
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/cache \
     python -m venv --without-pip /opt/simonides \
     && python -m pip --python /opt/simonides/bin/python install \
         --only-binary=:all: --no-binary=simonides --no-compile --find-links /wheels '.[local,fast,serve,grpc]' \
