@@ -38,12 +38,12 @@ $(WHEELS)/bge-small: .venv/made packages/fetch.py $(wildcard packages/simonides-
 
 .venv/installed: .venv/made $(WHEELS)/bge-small pyproject.toml
 	@echo "Installing Simonides …"
-	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast]'
+	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast,serve]'
 	@touch $@
 
 .venv/dev: .venv/installed
 	@echo "Installing what the tests need …"
-	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast]' --group dev
+	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast,serve,grpc]' --group dev
 	@touch $@
 
 docs: dev  ## write the reference anew from the code

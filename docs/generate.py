@@ -407,8 +407,61 @@ def _below(cls: type[errors.SimonidesError]) -> Iterator[type[errors.SimonidesEr
         yield from _below(each)
 
 
+# -- the API ---------------------------------------------------------------------------------------------------------
+
+RESOURCES = {
+    "memories": "Memories",
+    "recalling": "Recall",
+    "conversations": "Conversations",
+    "pruning": "Pruning",
+    "upkeep": "Upkeep",
+    "people": "Keys",
+    "system": "System",
+}
+
+
+def api_table() -> str:
+    """Return every operation, by resource: what it does, where it is at each door, what it takes and gives."""
+    from simonides.api import OPERATIONS
+    from simonides.api.shapes import Asked, Which
+
+    parts = []
+    for resource, title in RESOURCES.items():
+        rows = [row for row in OPERATIONS.values() if row.resource == resource]
+        parts += [f"## {title}", *(operation(row, Asked, Which) for row in rows)] if rows else []
+    return page(
+        "The API",
+        "What can be asked of a memory from outside, each thing once. Every operation here is a route over HTTP (below "
+        "the server's address; `/docs` there tries them out), a tool over MCP (`--tools all`), reachable over gRPC "
+        "(`Call`), on the command line (`simonides call NAME`), and in Python (`RemoteMemory.call`).",
+        "Every operation also takes whose memory it is about: "
+        + ", ".join(f"`{name}`" for name in Asked.model_fields)
+        + ". Those that take *filters* also take "
+        + ", ".join(f"`{name}`" for name in Which.model_fields if name not in Asked.model_fields)
+        + ", which mean what they mean in [Python](python.md#arguments-that-many-calls-share).",
+        *parts,
+    )
+
+
+def operation(row: Any, asked: Any, which: Any) -> str:
+    own = {name: field for name, field in row.takes.model_fields.items() if name not in asked.model_fields}
+    filters = issubclass(row.takes, which)
+    if filters:
+        own = {name: field for name, field in own.items() if name not in which.model_fields}
+    lines = [f"### {row.name}", "", f"`{row.method} {row.route}`, needs the permit to {row.needs.names[0]}."]
+    lines += ["", " ".join(row.tells.split()), ""]
+    for name, field in own.items():
+        due = "" if field.is_required() else " (optional)"
+        lines.append(f"- `{name}`{due}" + (f": {field.description}" if field.description else ""))
+    if filters:
+        lines.append("- and filters")
+    lines += ["", f"Gives {', '.join(f'`{name}`' for name in row.gives.model_fields)}."]
+    return "\n".join(lines)
+
+
 PAGE: dict[str, Callable[[], str]] = {
     "python.md": python,
+    "api.md": api_table,
     "contracts.md": contracts,
     "cli.md": command_line,
     "settings.md": settings,

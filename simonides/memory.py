@@ -45,7 +45,7 @@ from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position
 from .index import Index
 from .passes import Passes
-from .query import Place, Query
+from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .record import NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
@@ -265,7 +265,16 @@ class AsyncMemory:
         text, limit, budget = text_of(text), limit_of(limit, 1000), budget_of(budget)
         looks = one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("context", which), limit=limit)
-        hits = await self._recall(text, query, looks)
+        return self._packed(await self._recall(text, query, looks), text, budget)
+
+    @operation
+    async def pack(self, hits: Iterable[Hit], text: str, *, budget: int = 1500) -> Context:
+        """Return the context for this text made of hits of your own choice, the best first, as `context` makes one."""
+        text, budget = text_of(text), budget_of(budget)
+        await self._ready()
+        return self._packed(hits if isinstance(hits, Hits) else Hits(hits), text, budget)
+
+    def _packed(self, hits: Hits, text: str, budget: int) -> Context:
         asked = understand(text, now(), self._zone).terms
         return fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
 

@@ -115,6 +115,7 @@ class Memory(Waiting[AsyncMemory]):
     recall = waiting(AsyncMemory.recall)
     explain_missing = waiting(AsyncMemory.explain_missing)
     context = waiting(AsyncMemory.context)
+    pack = waiting(AsyncMemory.pack)
     get = waiting(AsyncMemory.get)
     find = waiting(AsyncMemory.find)
     count = waiting(AsyncMemory.count)

@@ -216,6 +216,13 @@ def test_long_answers_are_compressed_as_the_client_likes(server: Served) -> None
             assert len(b"".join(answer.iter_raw())) < len(plain.content) / 4
 
 
+def test_an_export_is_compressed_and_events_are_not(server: Served) -> None:
+    assert get(server, "/api/v1/export", headers={"Accept-Encoding": "gzip"}).headers["content-encoding"] == "gzip"
+    with httpx.stream("GET", f"{server.url}/api/v1/events", headers={"Accept-Encoding": "gzip"}) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        assert "content-encoding" not in events.headers
+
+
 # -- the log ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from simonides import Memory
 from simonides.kinds import Message, Note
 from simonides.query import Hit
 from simonides.recall import Context, fitted
-from simonides.recall.fit import INDENT, shortened
+from simonides.recall.fit import FIRST, INDENT, shortened
 from simonides.recall.rank import Hits
 from simonides.record import Record, Scope, Span
 from simonides.words import Counter
@@ -131,6 +131,16 @@ def test_a_text_that_nobody_is_named_for_keeps_its_day_so_that_it_cannot_name_an
 def test_what_does_not_fit_makes_room_for_what_does() -> None:
     hits = Hits([of("short one"), of("x" * 40, minute=1), of("short two", minute=2)])
     assert [cited.hit.text for cited in fitted(hits, 70, len).citations] == ["short one", "short two"]
+
+
+def test_a_part_of_what_stands_far_down_does_not_take_the_room_of_what_is_whole() -> None:
+    brief = [of(f"short {n}", minute=n) for n in range(FIRST)]
+    hits = Hits([*brief, of(LONG, minute=50), of("whole " * 60, minute=51)])
+    context = fitted(hits, 150, words, ("filler",))
+    assert [cited.hit.text for cited in context.citations if not cited.cut] == [*(h.text for h in brief), "whole " * 60]
+    assert [cited.hit.text for cited in context.citations if cited.cut] == [LONG]  # in what room is left
+    best = fitted(Hits([of(LONG), of("whole " * 60, minute=51)]), 100, words, ("filler",))
+    assert LONG in [cited.hit.text for cited in best.citations]  # the best one has its part before
 
 
 def test_a_long_text_is_shortened_to_where_it_says_the_words_of_the_question() -> None:

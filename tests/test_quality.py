@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import math
@@ -27,6 +28,7 @@ from simonides.quality.hidden import unrelated
 from simonides.quality.locomo import evidence
 from simonides.quality.measure import Answer, Found, measures
 from simonides.quality.sets import Conversation, Imported
+from simonides.recall import EFFORTS, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 RANKING = ["a", "b", "c", "d", "e", "f"]
@@ -431,7 +433,7 @@ def test_everything_is_remembered_before_anything_is_asked(data: Path, monkeypat
 
     monkeypatch.setattr(Memory, "recall", counted)
     run(find(data, ["locomo"]), QUICK)
-    assert there == [6] * 8
+    assert len(there) >= 8 and set(there) == {6}
 
 
 def test_contexts_are_measured_beside_the_plain_list(data: Path) -> None:
@@ -457,7 +459,7 @@ def test_a_limit_of_conversations_and_hidden_records(data: Path) -> None:
     assert hidden.summary()["locomo"]["users"] == ["talk-1"]
     assert any(hit.turn.startswith("hidden/") for each in hidden.answers for hit in each.hits)
     kayak = hidden.answers[0]
-    assert kayak.turns[0] == "D1:1"
+    assert "D1:1" in kayak.turns[:3]  # the made-up talk has kayaks too
 
 
 def test_what_is_kept_is_used_again_and_never_mixed_with_what_is_hidden(data: Path, tmp_path: Path) -> None:
@@ -470,6 +472,18 @@ def test_what_is_kept_is_used_again_and_never_mixed_with_what_is_hidden(data: Pa
     with Memory(plan.store, embedder="hashing:") as memory:
         assert memory.count(space="locomo-hidden-50", sources="made up", kinds="message") == 50
         assert memory.count() == 0  # of the space that everybody has
+
+
+def test_what_hides_is_kept_on_with_where_it_was_broken_off(data: Path, tmp_path: Path) -> None:
+    plan = replace(QUICK, store=tmp_path / "kept.db", hidden=50)
+    with Memory(plan.store, embedder="hashing:") as memory:
+        (session, messages), *_ = unrelated(50)
+        memory.remember([*messages[:3]], session=session, space="locomo-hidden-50", source="made up")
+    broken_off = run(find(data, ["locomo"]), plan)
+    with Memory(plan.store, embedder="hashing:") as memory:
+        assert memory.count(space="locomo-hidden-50", sources="made up", kinds="message") == 50
+    whole = run(find(data, ["locomo"]), replace(plan, store=tmp_path / "other.db"))
+    assert [each.turns for each in broken_off.answers] == [each.turns for each in whole.answers]
 
 
 def test_a_saved_run_is_read_back_as_it_was(data: Path, tmp_path: Path) -> None:
@@ -486,6 +500,16 @@ def test_a_saved_run_is_read_back_as_it_was(data: Path, tmp_path: Path) -> None:
         read_run(tmp_path / "broken.json")
     with pytest.raises(NotFound):
         read_run(tmp_path / "none.json")
+
+
+def test_what_each_effort_takes_is_measured_on_the_first_questions(data: Path) -> None:
+    found = run(find(data, ["locomo"]), QUICK)
+    assert {effort: len(taken) for effort, taken in found.costs["locomo"].efforts_ms.items()} == dict.fromkeys(
+        EFFORTS, 8
+    )
+    spread = found.summary()["locomo"]["efforts_ms"]
+    assert all(0 < each["p50"] <= each["p95"] for each in spread.values())
+    assert "Milliseconds of a recall with each effort" in table(found.summary())
 
 
 def test_the_table_has_a_row_for_each_set_and_category(data: Path) -> None:
@@ -564,8 +588,8 @@ def test_what_the_command_refuses(bench: Run, args: list[str], status: int, mess
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_quality", ROOT / "bench" / "quality.py")
+def script(name: str = "quality") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -596,3 +620,42 @@ def test_the_page_in_the_documentation_is_generated() -> None:
     fixed = [line for line in made.PAGE.splitlines() if line and "{" not in line]
     assert [line for line in fixed if line not in text.splitlines()] == []
     assert all(f"| {bar.what} |" in text for bar in made.BARS)
+
+
+# -- the fit of the weights --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fit_weights(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("SIMONIDES_EMBEDDER", "hashing:")
+    return script("fit_weights")
+
+
+async def test_every_question_is_asked_for_the_fit_and_some_of_strangers(data: Path, fit_weights: ModuleType) -> None:
+    asked = await fit_weights.collected(data, None)
+    counts = {
+        family: sum(each.family == family and not each.stranger for each in asked) for family in ("locomo", "beam")
+    }
+    assert counts == {"locomo": 8, "beam": 4}
+    strangers = [each for each in asked if each.stranger]
+    assert {each.family for each in strangers} == {"locomo", "beam"}
+    assert not any(each.answerable or each.right.any() for each in strangers)
+    [first] = [each for each in asked if each.family == "locomo" and each.group == "talk-1"][:1]
+    assert first.late.signals.shape == (len(first.right), len(fit_weights.NAMES)) and first.right.any()
+    seen = [fit_weights.Seen(each, "talk", each.late) for each in asked if each.family == "locomo"]
+    found = fit_weights.measured(seen, [each.values.signals.sum(axis=1) for each in seen])
+    assert found["questions"] == 4 and 0 < found["mrr"] <= found["recall@10"] == 1
+
+
+def test_a_note_has_nothing_around_it_and_no_speaker(data: Path, fit_weights: ModuleType) -> None:
+    asked = asyncio.run(fit_weights.collected(data, None))
+    notes = next(each.notes["plain"] for each in asked if each.family == "locomo")
+    column = dict(zip(fit_weights.NAMES, notes.signals.T, strict=True))
+    assert not column["speaker"].any() and not column["speaker_words"].any() and not notes.voices.any()
+    assert (column["near_before"] == column["near"]).all() and (column["passage"] == column["words"]).all()
+
+
+def test_fitted_weights_are_ones_that_recall_can_use(data: Path, tmp_path: Path, fit_weights: ModuleType) -> None:
+    pytest.importorskip("scipy")
+    fit_weights.main(["--data", str(data), "--out", str(tmp_path / "weights.json")])
+    assert weights.read((tmp_path / "weights.json").read_bytes()).late.scale > 0

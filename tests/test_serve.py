@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from serving import PATIENCE_S, Child, child, served, until
 
 from simonides import Memory
@@ -112,6 +115,19 @@ def test_what_is_not_needed_to_be_ready_is_imported_later(home: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed here")
+def test_the_examples_of_the_guide_run(home: Path) -> None:
+    guide = (ROOT / "docs" / "operate" / "serve.md").read_text("utf-8")
+    examples = re.findall("^curl .*$", guide, re.MULTILINE)
+    assert len(examples) == 3
+    with served() as server:
+        for example in examples:
+            command = example.replace("http://127.0.0.1:40020", server.url).replace("curl ", "curl --fail ", 1)
+            ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S)
+            assert ran.returncode == 0, f"{example}: {ran.stderr}"
+            assert json.loads(ran.stdout)
+
+
 # -- keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +155,12 @@ def test_keys_are_asked_for_on_this_machine_where_somebody_wants_it(home: Path) 
         assert httpx.get(f"{server.url}/health/live").status_code == 200
         assert server.stop() == 0
         assert any("keys create" in line["event"] for line in server.lines())
+
+
+def test_a_proxy_in_front_of_a_server_without_keys_is_warned_of(home: Path) -> None:
+    with child(home, "--trusted-proxies", "127.0.0.1") as server:
+        assert server.stop() == 0
+        assert any("--require-key" in line["event"] for line in server.lines())
 
 
 # -- new settings -------------------------------------------------------------------------------------------------
@@ -267,6 +289,7 @@ async def test_a_request_under_way_is_answered_and_a_stream_without_end_is_ended
                     await client.get(f"{server.url}/health/live")
                 except httpx.HTTPError:
                     break  # nobody new is let in
+        await asyncio.sleep(0.5)  # the request takes its time
         writer.write(body[5:])
         answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 202")), answer

@@ -18,7 +18,7 @@ from simonides.kinds import Message, Note
 from simonides.recall import signals
 from simonides.recall.gather import Asked, Candidate, Pool
 from simonides.recall.question import understand
-from simonides.recall.rank import COMPANY, HALF, Weighed, boosted, company, fuse, rank, valued
+from simonides.recall.rank import COMPANY, LEAD, Weighed, boosted, company, fuse, lead, rank, valued
 from simonides.recall.signals import MANNER, NEIGHBOUR, SIGNALS, Evidence
 from simonides.recall.weights import fitted
 from simonides.record import Record, Scope, Span
@@ -194,6 +194,15 @@ def test_session_words_says_which_share_of_the_words_the_conversation_says() -> 
     assert rare > 0.9 and common + rare == pytest.approx(1)
 
 
+def test_speaker_words_says_which_share_of_the_words_is_said_there_by_whom_the_question_names() -> None:
+    pool = pool_of(turn("bridge", "Ana"), turn("ferry", "Bo"), turn("ferry", "Ana", talk="b"), note("bridge"))
+    assert values_of(signals.speaker_words, "Ana bridge ferry", pool) == approx(2 / 3, 2 / 3, 2 / 3, 0)
+    assert values_of(signals.session_words, "Ana bridge ferry", pool) == approx(1, 1, 2 / 3, 1 / 3)
+    for nobody in ("bridge ferry", "Ana and Bo: bridge, ferry"):
+        both = (values_of(signal, nobody, pool) for signal in (signals.speaker_words, signals.session_words))
+        assert next(both) == next(both)
+
+
 # -- who, when, and what kind of text ---------------------------------------------------------------------------------
 
 
@@ -278,8 +287,13 @@ def test_manner_counts_as_far_as_it_is_about_what_is_asked() -> None:
     found = together("bridge", pool)
     assert found["words"] == approx(1, 0, 0) and found["near"] == approx(0.125, 1, 0)
     for name in MANNER:
-        assert found[name][1] <= HALF and found[name][2] == 0
-    assert found["figures"] == approx(1, HALF, 0) and found["tells"] == approx(1, HALF, 0)
+        assert found[name][2] == 0
+    assert found["figures"] == approx(0.75, 0.75, 0) and found["tells"] == approx(0.75, 0.75, 0)
+
+
+def test_late_interaction_says_more_of_what_a_text_is_about_than_its_conversation_does() -> None:
+    pool = pool_of(turn("14 birds"), turn("14 bees"), turn("14 bridges", talk="b"), tokens=[(0,), (), (1,)], asked=1)
+    assert together("nothing of it", pool)["figures"] == approx(1, 0.25, 0)
 
 
 def test_nothing_is_found_for_its_manner_alone() -> None:
@@ -339,7 +353,8 @@ def test_the_shares_of_an_explanation_add_up_to_the_relevance(said: list[str], a
 @pytest.mark.parametrize("tokens", [[(0, 1)], ()])
 def test_a_single_hit_has_an_explanation(tokens: list[tuple[int, ...]]) -> None:
     [hit] = rank(understand("bridge", NOW), pool_of(note("the bridge"), cosines=[0.8], tokens=tokens), 5, explain=True)
-    assert {"near", "words"} <= {factor.name for factor in hit.why}
+    named = {factor.name for factor in hit.why}
+    assert "near" in named and not named.isdisjoint({"words", "session_words"})
     assert sum(factor.share for factor in hit.why) <= hit.score
 
 
@@ -347,6 +362,27 @@ def test_the_relevance_of_the_best_says_how_well_it_fits_in_itself() -> None:
     well = weighed("bridge ferry", pool_of(note("the bridge and the ferry"), note("x"), cosines=[0.95, 0.6]))
     badly = weighed("bridge ferry", pool_of(note("the bridge of sighs"), note("x"), cosines=[0.6, 0.55]))
     assert well.relevance[0] > badly.relevance[0] > badly.relevance[1]
+
+
+def test_what_another_said_lowers_the_relevance_where_the_question_names_one() -> None:
+    hers, his = turn("my kayak is red", "Ana"), turn("so is my red kayak", "Bo")
+    of_her, of_him = weighed("what colour is the kayak of Ana?", pool_of(hers, his)), pool_of(turn("x", "Ana"), his)
+    assert of_her.relevance.max() > weighed("what colour is the kayak of Ana?", of_him).relevance.max()
+    assert weighed("what colour is the kayak?", of_him).relevance.max() > 0
+
+
+def test_a_lead_is_what_the_one_who_is_named_has_over_the_others() -> None:
+    sums, voices = np.array([5.0, 1.0, 4.0]), np.array([1, 1, -1], np.int8)
+    assert lead(sums, voices) == 1 - LEAD and lead(sums, -voices) == -1 - LEAD
+    assert lead(np.array([9.0, 1.0, 4.0]), voices) == 0  # as clear as can be
+    for nobody in ([0, 0, 0], [1, 1, 0], [-1, -1, 0]):
+        assert lead(sums, np.array(nobody, np.int8)) == 0
+
+
+def test_a_note_is_no_other_voice() -> None:
+    pool = pool_of(turn("x", "Ana"), turn("y", "Bo"), turn("z"), note("Ana"))
+    assert signals.voices(Evidence.of(understand("Ana", NOW), pool)).tolist() == [1, -1, 0, 0]
+    assert signals.voices(Evidence.of(understand("Ana and Bo", NOW), pool)).tolist() == [0, 0, 0, 0]
 
 
 def test_weights_are_those_of_the_tokens_where_any_are_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ def serve(asked: Asked, **flags: Any) -> None:
     On this machine alone, unless --host says otherwise; then whoever calls needs a key (`simonides keys create`).
     Every setting may also come from the environment or the configuration file: see `simonides config`.
     """
+    gc.disable()  # nothing of what is imported and made until it is ready is garbage: looking for some takes a tenth
     try:
         from ..servers import run
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from .. import __version__
 from ..config import OFF, open_backend, settings
 from ..errors import Damaged, NotFound, Unavailable
 from ..query import Hit
+from ..recall import EFFORTS
 from ..record import TENANT
 from ..sync import Memory
 from .hidden import unrelated
@@ -32,6 +33,7 @@ from .sets import Conversation, DataSet, Imported, Question, Said
 Progress = Callable[[int], object]
 BATCH = 128  # records kept at once, as `simonides import` does
 MADE_UP = "made up"  # the source of what the conversations are hidden in
+AT_EACH_EFFORT = 50  # questions of a set that are asked with each effort, to see what it takes
 FORMAT = 1  # of the file that a run is saved to
 
 
@@ -54,12 +56,15 @@ class Plan:
 
 @dataclass(slots=True)
 class Costs:
-    """What a set cost: whose records were remembered and the seconds that took, the processor time of every recall."""
+    """What a set cost: whose records were remembered and the seconds that took, the processor time of every recall, and
+    what the first questions take with each effort.
+    """
 
     users: list[str] = field(default_factory=list)
     records: int = 0
     remembering_s: float | None = 0.0  # None: some of it was there already
     recall_cpu_ms: list[float] = field(default_factory=list)
+    efforts_ms: dict[str, list[float]] = field(default_factory=dict)  # wall time of a recall with each effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ class Measured:
                 [_first(answer) for answer in mine if answer.answerable],
                 [_first(answer) for answer in mine if not answer.answerable],
             ),
-            "recall_ms": {"p50": quantile(latencies, 0.5), "p95": quantile(latencies, 0.95)} if mine else None,
+            "recall_ms": _spread(latencies),
+            "efforts_ms": {effort: _spread(taken) for effort, taken in costs.efforts_ms.items()},
             "recall_cpu_ms": sum(costs.recall_cpu_ms) / len(costs.recall_cpu_ms) if costs.recall_cpu_ms else None,
             "remembered_per_s": costs.records / costs.remembering_s if costs.remembering_s else None,
         }
@@ -117,6 +123,10 @@ def _figures(answers: Sequence[Answer]) -> dict[str, float]:
     """Return the means, and how many questions they are of: those with gold turns, or with gold sessions alone."""
     found = [made for answer in answers if (made := measures(answer))]
     return {"questions": len(found), **means(found)}
+
+
+def _spread(taken_ms: Sequence[float]) -> dict[str, float] | None:
+    return {"p50": quantile(taken_ms, 0.5), "p95": quantile(taken_ms, 0.95)} if taken_ms else None
 
 
 def _first(answer: Answer) -> float:
@@ -168,6 +178,7 @@ def run(sets: Sequence[DataSet], plan: Plan | None = None, progress: Progress | 
             asking = _Asking(each.name, space, memory, plan, tokens, costs[each.name], progress or _silent, notes)
             asking.remember(islice(each.read(space), plan.conversations))
             answers += asking.answers(islice(each.read(space), plan.conversations))
+            asking.time(islice(each.read(space), plan.conversations))
         conditions = _conditions(plan, memory)
     return Measured(conditions, {each.name: each.title for each in sets}, answers, costs, list(notes))
 
@@ -238,14 +249,26 @@ class _Asking:
                 yield self._ask(conversation.user, question, turns)
                 self.progress(1)
 
+    def time(self, conversations: Iterable[Conversation]) -> None:
+        """Ask the first questions once more, each with every effort in turn."""
+        asked = ((each.user, question.text) for each in conversations for question in each.questions)
+        for user, text in islice(asked, AT_EACH_EFFORT):
+            for effort in EFFORTS:
+                whose: dict[str, Any] = {"user": user, "space": self.space, **self.plan.asking, "effort": effort}
+                began = time.perf_counter()
+                self.memory.recall(text, limit=DEPTH, **whose)
+                self.costs.efforts_ms.setdefault(effort, []).append(1000 * (time.perf_counter() - began))
+
     def _hide(self) -> None:
         """Keep what has nothing to do with any of it, without a user: so every user of the space sees it."""
         if self.memory.count(space=self.space):
             self.costs.remembering_s = None
-        if self.memory.count(space=self.space, kinds="message", sources=MADE_UP) == self.plan.hidden:
-            return
+        there = self.memory.count(space=self.space, kinds="message", sources=MADE_UP)
         for session, messages in unrelated(self.plan.hidden):
-            self.memory.remember([*messages], session=session, space=self.space, source=MADE_UP)
+            fresh = messages[there:]  # always the same talk in the same order, so it goes on where it was broken off
+            there = max(0, there - len(messages))
+            if fresh:
+                self.memory.remember([*fresh], session=session, space=self.space, source=MADE_UP)
             self.progress(len(messages))
 
     def _remember(self, conversation: Conversation) -> None:

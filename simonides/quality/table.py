@@ -28,7 +28,14 @@ Figures = Mapping[str, Any]
 
 def table(summary: Mapping[str, Figures], differences: Sequence[Difference] = ()) -> str:
     """Return every figure of a run, set by set, in one table after the other."""
-    parts = [_turns(summary), _sessions(summary), _longmemeval(summary), _contexts(summary), _costs(summary)]
+    parts = [
+        _turns(summary),
+        _sessions(summary),
+        _longmemeval(summary),
+        _contexts(summary),
+        _costs(summary),
+        _efforts(summary),
+    ]
     if differences:
         parts.append(_differences(differences))
     return "\n".join(part for part in parts if part)
@@ -83,10 +90,21 @@ def _costs(summary: Mapping[str, Figures]) -> str:
         took, cpu, rate = figures["recall_ms"], figures["recall_cpu_ms"], figures["remembered_per_s"]
         rows.append([
             figures["title"], str(len(figures["users"])), f"{figures['records']:,}", _count(rate),
-            f"{took['p50']:.1f} / {took['p95']:.1f}" if took else "–", f"{cpu:.1f}" if cpu else "–",
+            _times(took), f"{cpu:.1f}" if cpu else "–",
             _share(figures["auroc"]),
         ])  # fmt: skip
     return _section("Cost, and telling what cannot be answered", heads, rows)
+
+
+def _efforts(summary: Mapping[str, Figures]) -> str:
+    timed = {figures["title"]: figures["efforts_ms"] for figures in summary.values() if figures.get("efforts_ms")}
+    efforts = list(next(iter(timed.values()), {}))
+    rows = [[title, *(_times(taken[effort]) for effort in efforts)] for title, taken in timed.items()]
+    return _section("Milliseconds of a recall with each effort, p50 / p95", ["", *efforts], rows)
+
+
+def _times(taken: Mapping[str, float] | None) -> str:
+    return f"{taken['p50']:.1f} / {taken['p95']:.1f}" if taken else "–"
 
 
 def _differences(differences: Iterable[Difference]) -> str:

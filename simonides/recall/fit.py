@@ -18,6 +18,7 @@ from .means import Hits
 
 Count = Callable[[str], int]
 EXCERPT = 40  # tokens; a much shorter piece of a long text says too little to spend a citation on
+FIRST = 5  # the hits of which, where they are too long, a part comes before what is whole further down
 SHARE = 3  # what is too long gets so much of the room at first, so that others have some; at last, what is left
 LETTERS_MAX = 16  # characters a token has at most, about: a longer text need not be counted to know that it is too long
 READ_MAX = 200  # characters of a long text that are looked through for each token there is room for
@@ -106,6 +107,23 @@ class _Page:
         self.groups[hit.record.part_of] = self._with(hit, size)
         self.taken.append((hit, text))
 
+    def took(self, hit: Hit) -> bool:
+        """Take the hit whole, if there is room."""
+        room = self.beside(hit)
+        size = self.size(hit.text) if len(hit.text) <= room * LETTERS_MAX else room + 1
+        if size <= room:
+            self.take(hit, hit.text, size)
+        return size <= room
+
+    def shortened(self, hit: Hit, counter: Counter) -> bool:
+        """Take a part of the hit, if there is room for one."""
+        room = self.beside(hit)
+        part = shortened(hit.text, counter, max(EXCERPT, room // SHARE), self.measure) if room >= EXCERPT else ""
+        fits = bool(part) and (size := self.size(part)) <= room
+        if fits:
+            self.take(hit, part, size)
+        return fits
+
     def size(self, text: str) -> int:
         return self.measure(f"{quoted(text)}\n")
 
@@ -124,19 +142,16 @@ class _Page:
 
 
 def _chosen(hits: Sequence[Hit], budget: int, measure: Count, counter: Counter) -> list[tuple[Hit, str]]:
-    """Return (hit, text), best first: as many whole ones as fit, and the best of those that are too long shortened."""
+    """Return (hit, text): as many whole ones as fit, and a part of those of the first that are too long; of those
+    further down only where room is left at last.
+    """
     page = _Page(budget, measure, len(hits))
-    for hit in hits:
-        room = page.beside(hit)
-        if room <= 0:
-            continue
-        size = page.size(hit.text) if len(hit.text) <= room * LETTERS_MAX else room + 1
-        if size <= room:
-            page.take(hit, hit.text, size)
-        elif room >= EXCERPT:
-            part = shortened(hit.text, counter, max(EXCERPT, room // SHARE), measure)
-            if part and (size := page.size(part)) <= room:
-                page.take(hit, part, size)
+    later = list[Hit]()
+    for place, hit in enumerate(hits):
+        if not page.took(hit) and (place >= FIRST or not page.shortened(hit, counter)):
+            later.append(hit)
+    for hit in later:
+        page.shortened(hit, counter)
     for place, (hit, text) in enumerate(page.taken):
         if text != hit.text and page.left > 0:
             old = page.size(text)

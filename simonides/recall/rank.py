@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..record import IMPORTANCE, Record
 from .gather import Candidate, Pool, saying
 from .means import Hits
 from .question import Question
-from .signals import MANNER, NEAR, SIGNALS, Evidence, half_life, late, near, passage
+from .signals import ABOUT, MANNER, SIGNALS, Evidence, half_life, late, near, voices
 from .weights import COMPANY, Model, fitted
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ RECENCY, IMPORTANT, PIN = 0.04, 0.06, 0.04  # the most that each adds, as a shar
 AT_HAND = 0.01  # the relevance of a pinned record that nothing speaks for: after everything that fits at all
 NOTHING = (0.0,) * len(COMPANY)
 DIALOGUE = 4  # parts from which a question is a whole dialogue
-HALF = 0.5  # see `valued`
+LEAD = 3.0  # see `lead`
 DECIMALS = 4  # of a sum; beyond them is only in what order numbers were added, which depends on where they lay
 ALIKE = 5  # how many times the limit is looked through for near-duplicates
 
@@ -85,7 +85,7 @@ def fuse(evidence: Evidence) -> Weighed:
     """Weigh the signals, and turn their sum into a relevance: how likely this is what was asked for.
 
     The sum says how a candidate compares with the others of this question. How well the best one fits at all is told by
-    its meaning and words in themselves, and the others' relevance is below it by as much as their sums are.
+    what it is in itself, and the others' relevance is below it by as much as their sums are.
     """
     weights, note = fitted()
     model = weights.late if evidence.looked.any() else weights.plain
@@ -101,18 +101,23 @@ def valued(evidence: Evidence) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return the names of the signals, and the candidates' values by them, scaled where a signal is relative.
 
     Who says a thing and how counts only as far as the thing has to do with the question: nothing is found for being
-    long. Where meaning is known of whole texts alone, that one is nearest says this by half: something always is.
+    long.
     """
     found = [
         _scaled(signal(evidence)) if relative else np.asarray(signal(evidence), np.float32)
         for signal, relative in SIGNALS.values()
     ]
     names, values = tuple(SIGNALS), np.stack(found, axis=1)
-    near = 1.0 if evidence.looked.any() else HALF
-    fits = np.array([0.0 if name in MANNER else near if name in NEAR else 1.0 for name in names], np.float32)
     manner = np.array([name in MANNER for name in names])
-    values[:, manner] *= (values * fits).max(axis=1, keepdims=True)
+    values[:, manner] *= _about(names, values, evidence.looked)[:, None]
     return names, values
+
+
+def _about(names: Sequence[str], values: NDArray[np.float32], looked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return how far each candidate is about what is asked: as far as the signal says that can say most."""
+    known, unknown = np.array([ABOUT[name] for name in names], np.float32).T
+    about: NDArray[np.float32] = np.where(looked[:, None], values * known, values * unknown).max(axis=1)
+    return about
 
 
 def _scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -138,9 +143,24 @@ def company(evidence: Evidence) -> NDArray[np.float32]:
 
 def level(evidence: Evidence, model: Model, sums: NDArray[np.float32]) -> float:
     """Return how well the best candidate fits at all, in logits."""
-    best = int(sums.argmax())
-    fits = [1.0, *(float(signal(evidence)[best]) for signal in (late, near, passage))]
-    return sum(weight * fit for weight, fit in zip(model.level, fits, strict=True))
+    fits = [1.0, *fit(evidence)[int(sums.argmax())], lead(sums, voices(evidence))]
+    return float(np.dot(model.level, fits))
+
+
+def fit(evidence: Evidence) -> NDArray[np.float32]:
+    """Return how well each candidate fits in itself: (candidates, 2), by its tokens and by its meaning."""
+    return np.stack([late(evidence), near(evidence)], axis=1).astype(np.float32)
+
+
+def lead(sums: NDArray[np.floating[Any]], voices: NDArray[np.int8]) -> float:
+    """Return by how much the best of what the one says whom the question names falls short of leading the best of what
+    others say, at most 0.
+
+    Sums are logits, so LEAD is twenty times as likely. What fits as well when another says it is taken from him: of
+    the one who is named it may be asked in vain. 0 where nobody is named, or nobody else speaks.
+    """
+    theirs, others = sums[voices > 0], sums[voices < 0]
+    return min(0.0, float(theirs.max() - others.max()) - LEAD) if len(theirs) and len(others) else 0.0
 
 
 def _logistic(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -306,10 +306,20 @@ def session_late(evidence: Evidence) -> Values:
 
 def session_words(evidence: Evidence) -> Values:
     """How many of the question's words, by rarity, the conversation says anywhere."""
+    return _said(evidence, evidence.counts)
+
+
+def speaker_words(evidence: Evidence) -> Values:
+    """The same, of what the one says there whom the question names; of what all say, where it names nobody."""
+    named = speaker(evidence)
+    return _said(evidence, evidence.counts * named[:, None] if named.any() else evidence.counts)
+
+
+def _said(evidence: Evidence, counts: NDArray[np.float32]) -> Values:
     total = float(evidence.idf.sum())
     if not total:
         return np.zeros(len(evidence.records), np.float32)
-    said: Values = evidence.gathered(np.minimum(evidence.counts, 1)) @ evidence.idf / total
+    said: Values = evidence.gathered(np.minimum(counts, 1)) @ evidence.idf / total
     return said
 
 
@@ -330,10 +340,17 @@ def when(evidence: Evidence) -> Values:
 
 def speaker(evidence: Evidence) -> Values:
     """The question names who says it, and nobody else who speaks here."""
-    said = set(language.terms(evidence.question.text))
+    return _f4(voices(evidence) > 0)
+
+
+def voices(evidence: Evidence) -> NDArray[np.int8]:
+    """Return 1 for what the one says whom the question names, -1 for what others say, 0 for what nobody by name does;
+    0 for all where it names nobody who speaks here, or several.
+    """
     names = [record.body.name if isinstance(record.body, Message) else None for record in evidence.records]
+    said = set(language.terms(evidence.question.text))
     asked = {name for name in set(names) if name and said.issuperset(language.terms(name))}
-    return np.array([len(asked) == 1 and name in asked for name in names], np.float32)
+    return np.array([(1 if name in asked else -1) if name and len(asked) == 1 else 0 for name in names], np.int8)
 
 
 def person(evidence: Evidence) -> Values:
@@ -402,6 +419,7 @@ SIGNALS: Mapping[str, tuple[Signal, bool]] = {
     "session_near": (session_near, True),
     "session_late": (session_late, True),
     "session_words": (session_words, False),
+    "speaker_words": (speaker_words, False),
     "when": (when, False),
     "speaker": (speaker, False),
     "person": (person, False),
@@ -414,4 +432,13 @@ SIGNALS: Mapping[str, tuple[Signal, bool]] = {
 
 # Signals that tell who says a thing and how. They count as far as the others say that it is about what is asked.
 MANNER = ("speaker", "person", "tells", "figures", "answer", "long", "short")
-NEAR = ("near", "near_before", "near_after", "session_near")
+
+# How far each signal can say so, for a text whose tokens are known and for one whose are not: late interaction has
+# compared text and question word by word; that a whole text is near, or shares a word, says less beside it; that its
+# conversation does says least.
+ABOUT: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(SIGNALS, (0.5, 0.75)),
+    **dict.fromkeys(("late", "late_around"), (1.0, 0.0)),
+    **dict.fromkeys(("session_near", "session_late", "session_words", "speaker_words"), (0.25, 0.25)),
+    **dict.fromkeys(MANNER, (0.0, 0.0)),
+}

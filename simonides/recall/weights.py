@@ -20,14 +20,14 @@ from .signals import SIGNALS
 
 COMPANY = ("talk", "chat", "notes", "dialogue")
 FILE = "weights.json"
-LEVEL = ("constant", "late", "near", "words")
+LEVEL = ("constant", "late", "near", "lead")
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The weights where certain signals are there, and what makes a relevance of their sum.
 
-    The best candidate's relevance is the logistic function of `level` · (1, its late, near and words in themselves);
-    another's is lower by `scale` times the difference of the sums.
+    The best candidate's relevance is the logistic function of `level` · (1, its late and near in themselves, and
+    what it lacks of a lead; see `rank.lead`); another's is lower by `scale` times the difference of the sums.
     """
 
     weights: Mapping[str, tuple[float, float, float, float]]
@@ -72,5 +72,5 @@ def fitted() -> tuple[Weights, str | None]:
 def equal() -> Weights:
     """Return weights that are all the same, but for what would cancel itself out."""
     same = {name: (1.0,) * 4 for name in SIGNALS if name not in ("long", "short")}
-    model = Model(weights=same, level=(-2.0, 2.0, 2.0, 2.0), scale=0.5)
+    model = Model(weights=same, level=(-2.0, 2.0, 2.0, 0.0), scale=0.5)
     return Weights(made={"how": "equal"}, late=model, plain=model)

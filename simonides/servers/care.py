@@ -5,7 +5,7 @@
     Marked      headers that tell browsers what not to do
     Hosts       only by the server's own names: a page cannot reach it by a name that it makes point here
     Origins     only pages of these origins; where no key is asked for, others may not even send
-    Compressed  gzip, brotli, zstd, as the client likes
+    Compressed  gzip, brotli, zstd, as the client likes; streams of events are not
     Bodies      no more than is allowed, in no more time than is allowed
     Endless     streams of events end when the server does
 
@@ -31,7 +31,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette_compress import CompressMiddleware
+from starlette_compress import CompressMiddleware, add_compress_type, remove_compress_type
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..serving import Serving
@@ -57,6 +57,10 @@ MARKS = {
 }
 
 log = logging.getLogger("simonides.requests")
+
+remove_compress_type("text/event-stream")  # each event is on its way at once, and small
+add_compress_type("application/x-ndjson")
+add_compress_type("application/problem+json")
 
 
 @dataclass(frozen=True, slots=True)

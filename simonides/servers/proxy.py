@@ -22,15 +22,15 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as Asked
 
 from ..access import Permit, Principal
-from ..arguments import zone_of
+from ..calls import Calls
 from ..errors import Conflict, Invalid, SimonidesError
 from ..memory import AsyncMemory
 from ..query import within
-from ..recall import Context, Hits, fitted, understand
+from ..recall import Context, Hits
 from ..record import Scope, now
 from .openai.answers import Answer
 from .openai.refusals import NotAllowed, TooLarge, kind, problem
-from .openai.turns import Talk, marked, nothing_new, plain, read, without
+from .openai.turns import Talk, marked, nothing_new, read, without
 from .openai.upstream import (
     METHODS,
     Gone,
@@ -109,34 +109,37 @@ class Proxy:
     def __init__(self, memory: AsyncMemory, gate: Gate, serving: Callable[[], Serving]) -> None:
         self._memory, self._gate, self._serving = memory, gate, serving
         self._upstream = Upstream()
-        self._keeping = set[asyncio.Task[None]]()
+        self._calls = Calls()
+        self._keeping = dict[asyncio.Task[None], Scope]()  # whose turns are not remembered yet
         self._sessions = OrderedDict[str, str]()  # of answers that the upstream keeps (Responses)
 
     def routes(self) -> list[Route]:
         return [Route("/v1/{path:path}", self, methods=[*METHODS, *REFUSED], include_in_schema=False)]
 
     async def drain(self) -> None:
-        """Wait until every turn that was answered is remembered, and close the connections to the upstream."""
+        """Wait until the calls under way have ended and their turns are remembered, then let go of the upstream."""
+        await self._calls.ended()
         while self._keeping:
             await asyncio.wait(set(self._keeping))
         await self._upstream.close()
 
     async def __call__(self, scope: Asked, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        try:
-            call, turn = await self._received(request)
-        except ClientDisconnect:
-            return
-        except SimonidesError as error:
-            await problem(error)(scope, receive, send)
-            return
-        try:
-            await while_there(receive, self._passed_on(call, turn, request, send))
-        finally:
-            if turn and turn.answer.begun and Permit.WRITE in turn.wish.does:
-                task = asyncio.create_task(self._keep(turn))
-                self._keeping.add(task)
-                task.add_done_callback(self._keeping.discard)
+        with self._calls:
+            try:
+                call, turn = await self._received(request)
+            except ClientDisconnect:
+                return
+            except SimonidesError as error:
+                await problem(error)(scope, receive, send)
+                return
+            try:
+                await while_there(receive, self._passed_on(call, turn, request, send))
+            finally:
+                if turn and turn.answer.begun and Permit.WRITE in turn.wish.does:
+                    task = asyncio.create_task(self._keep(turn))
+                    self._keeping[task] = turn.wish.scope
+                    task.add_done_callback(self._keeping.pop)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -191,10 +194,19 @@ class Proxy:
             return Context("", 0, ())
         try:
             async with asyncio.timeout(RECALL_SECONDS):
+                await self._kept(turn.wish.scope)
                 return await recalled(self._memory, turn.talk, turn.wish, turn.ids)
         except Exception as error:  # whatever it is: somebody waits for an answer
             _log.warning("a chat went on without its memory: %s", kind(error))
             return Context("", 0, (), (f"the memory did not answer ({kind(error)}): no context",))
+
+    async def _kept(self, scope: Scope) -> None:
+        """Wait until what this user said before is remembered."""
+        before = {
+            task for task, other in self._keeping.items() if (other.realm, other.user) == (scope.realm, scope.user)
+        }
+        if before:
+            await asyncio.wait(before)
 
     # -- what is passed on ---------------------------------------------------------------------------------------
 
@@ -204,6 +216,8 @@ class Proxy:
         try:
             async with calling as response:
                 answer.starts(response.status_code, response.headers.get("content-type", ""), readable(response))
+                if turn and not readable(response):
+                    _log.warning("the upstream compressed its answer, though asked not to: it is not remembered")
                 async for chunk in send_on(response, send, incoming(response, call.told)):
                     if turn:
                         answer.hears(chunk)
@@ -219,7 +233,7 @@ class Proxy:
 
     async def _keep(self, turn: Turn) -> None:
         """Remember what is new of a turn that was answered: the question, and the answer to it where it is whole."""
-        talk, answer = turn.talk, turn.answer
+        talk, answer, ended = turn.talk, turn.answer, now()
         if answer.id:
             self._sessions[answer.id] = turn.wish.scope.session or ""
             while len(self._sessions) > SESSIONS_MAX:
@@ -228,7 +242,7 @@ class Proxy:
             if talk.is_new:
                 await self._said(turn, "user", turn.ids[0], talk.question, turn.at)
             if (talk.asked is not None or talk.before) and not nothing_new(answer.text, turn.passages):
-                await self._said(turn, "assistant", turn.ids[1], answer.text, now())
+                await self._said(turn, "assistant", turn.ids[1], answer.text, ended)
         except Exception as error:  # nobody waits any more who could be told
             _log.error("a turn was not remembered: %s", kind(error))
 
@@ -254,17 +268,15 @@ async def recalled(memory: AsyncMemory, talk: Talk, wish: Wish, own: Collection[
     """
     effort = "high" if wish.excluded else "medium"
     hits = await memory.recall(talk.question, limit=HITS_MAX, effort=effort, **wish.whose)
-    sent = {plain(item.text) for item in talk.items}
+    sent = {item.text.strip() for item in talk.items}
     left = [
         hit
         for hit in hits
         if hit.id not in own
-        and plain(hit.text) not in sent
+        and hit.text.strip() not in sent
         and not any(within(hit.record.folder, folder) for folder in wish.excluded)
     ]
-    embedder, zone = memory._embedder, zone_of(memory.settings.zone)
-    terms = understand(talk.question, now(), zone).terms
-    return fitted(Hits(left[:HITS]).noting(*hits.notes), wish.budget, embedder.tokens if embedder else None, terms)
+    return await memory.pack(Hits(left[:HITS]).noting(*hits.notes), talk.question, budget=wish.budget)
 
 
 def _told(turn: Turn, context: Context) -> dict[str, str]:

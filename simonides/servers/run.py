@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import importlib.util
 import logging
 import signal
@@ -54,6 +55,8 @@ async def _serve(
     try:
         async with opened(store, serving, **given) as house:
             await _check_keys(house)
+            gc.freeze()  # what is there now stays: it is not looked through again and again
+            gc.enable()
             server = Server(house, lambda: _tell(house, _url(serving.host, sockets), as_json))
             with _signals(server, lambda: reload(house, flags)):
                 async with _watching(house, flags, seen):
@@ -168,6 +171,8 @@ def _url(host: str, sockets: Sequence[socket.socket]) -> str:
 async def _check_keys(house: House) -> None:
     """Refuse to stand open to others without a key that could be asked for."""
     serving = house.serving
+    if not serving.keys_asked and (serving.trusted_proxies or serving.allowed_hosts):
+        log.warning("whoever reaches the proxy in front of this server may do everything: ask for keys, --require-key")
     if not serving.keys_asked or house.desk.directory is None or await house.desk.directory.count(now()):
         return
     if not serving.loopback:

@@ -188,7 +188,7 @@ def parted(content: Any) -> tuple[list[str], list[Any]]:
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in TEXTS and isinstance(part.get("text"), str)
+    return isinstance(part, dict) and str(part.get("type")) in TEXTS and isinstance(part.get("text"), str)
 
 
 # -- the two ways to ask -------------------------------------------------------------------------------------------

@@ -114,7 +114,8 @@ class Upstream:
             self._client.headers.clear()
         timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         try:
-            request = self._client.build_request(method, url, headers=headers, content=body or None, timeout=timeout)
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            request = self._client.build_request(method, url, headers=raw, content=body or None, timeout=timeout)
             answer = await self._client.send(request, stream=True)
         except httpx.TimeoutException:
             raise Late from None

@@ -11,7 +11,6 @@ from ...api import OPERATIONS, PREFIX, Desk
 from ...api.shapes import Importance, Moment, Name, Names, Text
 from ...errors import Invalid
 from ...query import Hit
-from ...recall import Hits, fitted
 from ...wire import hits_of
 from ..http import principal_of, problems_of
 
@@ -150,7 +149,8 @@ def mount(made: FastAPI) -> None:
         hits = [hit for hit in hits_of(said) if not _within(hit.record.folder, excluded)]
         preferred = set(body.preferred_labels)
         hits.sort(key=lambda hit: -hit.score * (1.2 if preferred & set(hit.record.labels) else 1.0))
-        chosen = fitted(Hits(hits), body.context_budget, None, ())
+        desk: Desk = made.state.desk
+        chosen = await desk.memory.pack(hits, body.query, budget=body.context_budget)
         by_id = {hit["record"]["id"]: hit for hit in said["hits"]}
         return [_cited(by_id[citation.id], citation.hit) for citation in chosen.citations]
 

@@ -1,0 +1,37 @@
+"""The scripts that measure and fit: they can be run, so that a change elsewhere does not break them unnoticed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py"))
+PEERS = {"peer_chroma"}  # run by an interpreter of their own, which has the peer
+
+
+def python(*arguments: str, cwd: Path = BENCH) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(BENCH.parent)},
+    )  # fmt: skip
+
+
+def test_there_are_scripts() -> None:
+    assert {"speed", "quality", "fit_weights", "reads"} <= set(SCRIPTS)
+
+
+def test_every_script_can_be_imported() -> None:
+    names = [name for name in SCRIPTS if name not in PEERS]
+    done = python("-c", "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)", *names)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["fit_tokens", "fit_weights", "quality", "speed"])
+def test_a_script_says_what_it_does(script: str) -> None:
+    done = python(str(BENCH / f"{script}.py"), "--help")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
