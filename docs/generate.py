@@ -459,6 +459,55 @@ def operation(row: Any, asked: Any, which: Any) -> str:
     return "\n".join(lines)
 
 
+# -- MCP -------------------------------------------------------------------------------------------------------------
+
+
+def tools() -> str:
+    from simonides.servers import mcp_server, prompts
+    from simonides.servers import tools as sets
+
+    resources = "\n".join(f"- `{uri}`: {text} (`{kind}`)." for _, uri, text, kind in mcp_server.TEMPLATES)
+    several = (f"- `{name}`: {', '.join(f'`{each}`' for each in inside)}." for name, inside in sets.sets().items())
+    return page(
+        "MCP",
+        "What `simonides mcp` and `/mcp` speak: [set it up](../guides/mcp.md).",
+        "## Tools",
+        "These are shown by default. An argument without a default may be left out unless it is said to be needed.",
+        *(_tool(each) for each in sets.MEMORY),
+        "## Sets",
+        "`simonides mcp --tools` and `/mcp?tools=` take names of sets and of single tools, separated by commas. Every "
+        "operation is a tool by its own name, with the arguments that it has everywhere.",
+        "\n".join(several),
+        "## Address",
+        "`/mcp?user=…`, `agent`, `session` and `space` say whose memory it is about, within what the key opens.",
+        "## Resources",
+        "The latest conversations are listed, in pages.",
+        resources,
+        "## Prompts",
+        *(_prompt(each) for each in prompts.PROMPTS.values()),
+    )
+
+
+def _tool(tool: Any) -> str:
+    needed = tool.takes.get("required", [])
+    lines = [_argument(name, kind, name in needed) for name, kind in tool.takes["properties"].items()]
+    hints = [name for name, true in (("only reads", tool.reads), ("may be repeated", tool.repeats)) if true]
+    hint = f" It {' and '.join(hints)}." if hints else ""
+    return f"### {tool.name}\n\n{tool.does}{hint}\n\n" + "\n".join(lines)
+
+
+def _argument(name: str, kind: Any, needed: bool) -> str:
+    one_of = ", ".join(f"`{each}`" for each in kind.get("enum", ()))
+    said = [one_of or kind.get("type", "any"), "needed" if needed else "", kind.get("description", "")]
+    default = f"default `{str(kind['default']).lower()}`" if "default" in kind else ""
+    return f"- `{name}`: {'; '.join(part for part in (*said, default) if part)}"
+
+
+def _prompt(prompt: Any) -> str:
+    lines = [f"- `{name}`: {text}{'' if needed else '; may be left out'}" for name, text, needed in prompt.arguments]
+    return f"### {prompt.name}\n\n{prompt.does}\n\n" + "\n".join(lines)
+
+
 PAGE: dict[str, Callable[[], str]] = {
     "python.md": python,
     "api.md": api_table,
@@ -467,6 +516,7 @@ PAGE: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "../operate/configuration.md": configuration,
     "errors.md": failures,
+    "mcp.md": tools,
 }
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from .index import Index
 from .passes import Passes
 from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
-from .record import NEVER, Link, Record, Scope, Span, now
+from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
@@ -333,11 +333,13 @@ class AsyncMemory:
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
-        """Return what is part of a conversation or document, in order."""
+        """Return what is part of a conversation or document, in order; of an archived one, what is archived too."""
         check_names("messages", whose, WHOSE)
         scope = self._scope(whose)
         whole = await self._latest(id, scope)
-        query = Query(scope=scope, part_of=frozenset({whole.id}), newest=True, limit=limit_of(limit))
+        statuses = frozenset({ACTIVE, whole.status})
+        parts = frozenset({whole.id})
+        query = Query(scope=scope, part_of=parts, statuses=statuses, newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
 
     async def _page(self, query: Query, after: Record | Place | str | None) -> list[Record]:

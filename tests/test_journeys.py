@@ -161,6 +161,7 @@ def test_a_whole_is_organised_with_its_parts(memory: Any) -> None:
     assert {record.id for record in memory.find(user="ana", archived=True, labels="home", folder="private")} == {
         talk.id, *(record.id for record in kept)
     }  # fmt: skip
+    assert [record.id for record in memory.messages(talk.id, user="ana")] == [record.id for record in kept]
     memory.organise(talk.id, archived=False, folder="", user="ana")
     assert memory.messages(talk.id, user="ana")[0].folder is None
     assert kept[0].id in {hit.id for hit in memory.recall("walnuts", user="ana")}

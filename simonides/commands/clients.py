@@ -27,18 +27,26 @@ PLACES = ("SIMONIDES_CONFIG", "SIMONIDES_HOME")
 
 
 @click.group(cls=Group, section=SERVE, example="simonides mcp install claude-desktop\nsimonides mcp --user marta")
+@click.option(
+    "--tools",
+    default="memory",
+    show_default=True,
+    metavar="NAMES",
+    help="Which tools to show: memory, all, or names of sets and operations, separated by commas.",
+)
 @click.pass_context
-def mcp(ctx: click.Context) -> Any:
+def mcp(ctx: click.Context, tools: str) -> Any:
     """Speak MCP over stdin and stdout, as the programs that start it expect; `mcp install` tells them of it."""
-    return _speak(ctx.obj) if ctx.invoked_subcommand is None else None
+    return _speak(ctx.obj, tools) if ctx.invoked_subcommand is None else None
 
 
-def _speak(asked: Asked) -> Any:
+def _speak(asked: Asked, tools: str) -> Any:
     try:
+        importlib.import_module("simonides.servers.mcp_server")
         server = importlib.import_module("simonides.servers.mcp")
     except ModuleNotFoundError as error:
         raise Unavailable(f"MCP needs the extra `serve`: pip install 'simonides[serve]' ({error})") from error
-    return server.main_stdio(asked)
+    return server.main_stdio(asked, tools)
 
 
 INSTALL = """simonides mcp install claude-desktop

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from ..api import Desk
 from ..config import directory_url, open_backend
 from ..directory import Directory
+from ..errors import SimonidesError
 from ..memory import AsyncMemory
 from ..serving import Serving, changed
 from . import care, logs
@@ -94,7 +95,15 @@ async def opened(
         parts.push_async_callback(house.end)
         await ready
         await parts.enter_async_context(house.made.router.lifespan_context(house.made))
+        warming = asyncio.create_task(_warm(memory))
         yield house
+        warming.cancel()
+
+
+async def _warm(memory: AsyncMemory) -> None:
+    """Load the model while nobody waits for it."""
+    with contextlib.suppress(SimonidesError):
+        await memory.recall("warm", limit=1, min_relevance=1.0, effort="low")
 
 
 def built(desk: Desk, observer: Observer | None = None) -> House:
