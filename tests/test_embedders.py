@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.server
 import importlib.util
+import os
 import random
 import subprocess
 import sys
