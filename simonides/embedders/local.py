@@ -144,7 +144,7 @@ class LocalEmbedder:
     def _load(self) -> Any:
         with self._loading:
             if self._session is None:
-                os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it would keep an id of this machine, and send, once imported
+                os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # begins at the import, with an id of the machine
                 self._session = _session(self._import("onnxruntime"), self._file(self.graph))
             return self._session
 
