@@ -93,7 +93,7 @@ class Modelled:
         await self._model.close()
 
 
-def open_modelled(url: str) -> Embedder:
+def open_modelled(url: str = "modelled:") -> Embedder:
     """Open the embedder of a server that is measured: all texts go through the real model, where it is installed."""
     model: Embedder = open_backend("embedders", "local:")
     try:
@@ -101,3 +101,7 @@ def open_modelled(url: str) -> Embedder:
     except Unavailable:
         return Clustered()
     return Modelled(Clustered(), model, everything=True)
+
+
+def open_clustered(url: str = "clustered:") -> Embedder:
+    return Clustered()

@@ -30,24 +30,25 @@ import texts
 import writes
 from client import BROKEN, Connection, asking
 from clock import WARM, Figure, Watch
-from clusters import Clustered, open_modelled
+from clusters import Clustered, open_clustered, open_modelled
 from machine import machine
 from opening import resident
 from report import MB, MS, RATE, Part, Report, Row
 
 from simonides import AsyncMemory, Memory
+from simonides.embedder import Embedder
 from simonides.errors import NotFound
 
 CLIENTS = (1, 16, 64)
 MOST = CLIENTS[-1]
-PAIRED, LIVE = 200, 300  # calls
+LIVE = 300  # calls
 STARTS = 3
-IDLE = 1000  # connections
 QUESTIONS = 6000  # more than the model's cache holds, so that going round finds none of them in it
 SOAKED_BY, SOAKED_EVERY = 16, 10.0  # clients; seconds
 SIGNALLED_AFTER_S = 2.0
+LOOK_S = 0.1  # between two looks
 STOPPED_WITHIN_S = 60
-ENTRY = "[simonides.embedders]\nmodelled = clusters:open_modelled\n"
+ENTRY = "[simonides.embedders]\nmodelled = clusters:open_modelled\nclustered = clusters:open_clustered\n"
 HERE = Path(__file__).parent
 BEGUN = time.monotonic()
 COUNT = "of them"
@@ -63,8 +64,8 @@ PARTS = (
             Row("recall_1", "one client", target="p95: 25 ms"),
             *(Row(f"recall_{n}", f"{n} clients at once") for n in CLIENTS[1:]),
             *(Row(f"recall_{n}_rate", f"{n} client{'s at once' * (n > 1)}", RATE) for n in CLIENTS),
-            Row("held", f"{MOST} at once, while {IDLE:,} connections are held idle"),
-            Row("held_rate", f"{MOST} at once, while {IDLE:,} connections are held idle", RATE),
+            Row("held", f"{MOST} clients at once, while 1,000 connections are held idle"),
+            Row("held_rate", f"{MOST} clients at once, while 1,000 connections are held idle", RATE),
             Row("held_dead", "idle connections that no longer answered then", COUNT, "0"),
         ),
     ),
@@ -106,7 +107,7 @@ def main(given: Sequence[str] | None = None) -> int:
     report = Report(PARTS)
     with tempfile.TemporaryDirectory(prefix="simonides-serve-", dir=options.folder) as place:
         there = machine(Path(place).parent)
-        asyncio.run(measure(Path(place), options.size, options.seconds, options.soak, report))
+        asyncio.run(measure(Path(place), options, report))
     there["load"] += f", {os.getloadavg()[0]:.1f} at the end"
     there["took"] = f"{time.monotonic() - BEGUN:.0f} s, {options.seconds:g} s a load" + (
         f", a soak of {options.soak:g} s" if options.soak else ""
@@ -120,34 +121,37 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def measure(folder: Path, size: int, seconds: float, soak: float, report: Report) -> None:
+async def measure(folder: Path, options: argparse.Namespace, report: Report) -> None:
     """Measure everything. What reads comes first: what writes makes the store grow."""
+    size, seconds, soak = options.size, options.seconds, options.soak
     url = f"sqlite:///{folder}/served.db"
     with saying(f"a store of {size:,}"):
         writes.bulk(url, size, Clustered())
-    place = Place(folder, url, size)
+    place = Place(folder, url, size, "clustered:" if options.bare else "modelled:")
     with saying("starting"):
         report.put("ready", size, await starts(place))
     asked, said = itertools.cycle(questions(size)), texts.fresh()
     errors = 0
     async with place.serving() as server:
         with saying("the library and HTTP in turn"):
-            await in_turn(server, asked, report)
+            await in_turn(server, asked, options.paired, report)
         put_memory("memory_before", server, report)
         for clients in CLIENTS:
             with saying(f"recall, {clients} at once"):
                 errors += put(
                     f"recall_{clients}", await server.load(clients, seconds, server.recalls(asked)), size, report
                 )
-        with saying(f"recall, {MOST} at once, {IDLE:,} idle"):
-            held = [await Connection.to(server.url) for _ in range(IDLE)]
+        with saying(f"recall, {MOST} at once, {options.idle:,} idle"):
+            held = [await Connection.to(server.url) for _ in range(options.idle)]
             dead = await dead_of(server, held)
             errors += dead + put("held", await server.load(MOST, seconds, server.recalls(asked)), size, report)
             report.put("held_dead", size, Figure(dead + await dead_of(server, held)))
             await asyncio.gather(*(each.close() for each in held))
         for name, wait in (("add_stored", "stored"), ("add_indexed", "indexed")):
+            await settled(server)
             with saying(f"add, {MOST} at once, wait={wait}"):
                 errors += put(name, await server.load(MOST, seconds, server.adds(said, wait)), size, report)
+        await settled(server)
         with saying(f"mixed, {MOST} at once"):
             errors += put("mixed", await server.load(MOST, seconds, server.mixed(asked, said)), size, report)
         put_memory("memory", server, report)
@@ -179,8 +183,11 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     key: str
-    size: int
-    store: str
+    place: Place
+
+    @property
+    def size(self) -> int:
+        return self.place.size
 
     def recall(self, question: str) -> bytes:
         return asking("POST", "/api/v1/recall", self.key, {"text": question})
@@ -237,6 +244,7 @@ class Place:
     folder: Path
     store: str
     size: int
+    embedder: str
 
     def environment(self) -> dict[str, str]:
         """Return the settings; the embedder is one of our own, which comes as a package of somebody else's would."""
@@ -251,19 +259,29 @@ class Place:
             "PYTHONPATH": os.pathsep.join(paths),
             "SIMONIDES_CONFIG": os.devnull,
             "SIMONIDES_URL": self.store,
-            "SIMONIDES_EMBEDDER": "modelled:",
+            "SIMONIDES_EMBEDDER": self.embedder,
             "SIMONIDES_REQUIRE_KEY": "1",
             "SIMONIDES_LOG": "json",
         }
+
+    def opened(self) -> Embedder:
+        """Return the server's embedder, for the library."""
+        return open_modelled() if self.embedder == "modelled:" else open_clustered()
 
     def run(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "simonides", *words]
         return subprocess.Popen(command, env=self.environment(), text=True, stdout=subprocess.PIPE, **more)
 
+    def key(self) -> str:
+        """Return the key to every server here, made when it is first asked for."""
+        path = self.folder / "key"
+        if not path.exists():
+            with self.run("keys", "create", "bench", "--quiet") as making:
+                path.write_text(making.communicate()[0].strip())
+        return path.read_text()
+
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Server]:
-        with self.run("keys", "create", "bench", "--quiet") as making:
-            key = making.communicate()[0].strip()
         with (
             (self.folder / "serve.log").open("a") as log,
             self.run("serve", "--json", "--port", "0", stderr=log) as process,
@@ -273,11 +291,11 @@ class Place:
                 while not said.endswith("}\n"):
                     line = process.stdout.readline() if process.stdout else ""
                     if not line:
-                        raise RuntimeError(
-                            f"the server did not begin: {(self.folder / 'serve.log').read_text()[-2000:]}"
-                        )
+                        ended = await asyncio.to_thread(process.wait, STOPPED_WITHIN_S)
+                        said = (self.folder / "serve.log").read_text()[-2000:]
+                        raise RuntimeError(f"the server did not begin, it ended with {ended}: {said}")
                     said += line
-                yield Server(process, json.loads(said)["url"], key, self.size, self.store)
+                yield Server(process, json.loads(said)["url"], self.key(), self)
             finally:
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
@@ -302,12 +320,12 @@ async def starts(place: Place) -> Figure:
     return Figure(median(walls) * 1e3, cpu=median(cpus) * 1e3)
 
 
-async def in_turn(server: Server, asked: Iterator[str], report: Report) -> None:
+async def in_turn(server: Server, asked: Iterator[str], times: int, report: Report) -> None:
     """Ask the library, in this process, and the server the same questions, each first every other time."""
     library, http, library_cpu = list[float](), list[float](), list[float]()
     connection = await Connection.to(server.url)
     server_cpu = 0.0
-    async with AsyncMemory(server.store, embedder=open_modelled("modelled:")) as memory:
+    async with AsyncMemory(server.place.store, embedder=server.place.opened()) as memory:
 
         async def by_library(question: str) -> None:
             watch = Watch()
@@ -322,15 +340,15 @@ async def in_turn(server: Server, asked: Iterator[str], report: Report) -> None:
             http.append(time.perf_counter() - start)
             assert status == 200
 
-        for number in range(WARM + PAIRED):
+        for number in range(WARM + times):
             if number == WARM:
                 server_cpu = server.cpu_s() or 0.0
                 del library[:], http[:], library_cpu[:]
             question = next(asked)
             for ask in (by_library, by_http) if number % 2 else (by_http, by_library):
                 await ask(question)
-    cpu = ((server.cpu_s() or 0.0) - server_cpu) / PAIRED
-    mine = sum(library_cpu) / PAIRED
+    cpu = ((server.cpu_s() or 0.0) - server_cpu) / times
+    mine = sum(library_cpu) / times
     differences = [theirs - ours for ours, theirs in zip(library, http, strict=True)]
     report.put("library", server.size, of_walls(library, mine))
     report.put("paired", server.size, of_walls(http, cpu))
@@ -341,6 +359,15 @@ async def in_turn(server: Server, asked: Iterator[str], report: Report) -> None:
         await connection.ask(live)
         walls.append(time.perf_counter() - start)
     report.put("live", server.size, of_walls(walls, ((server.cpu_s() or 0.0) - before) / LIVE))
+    await connection.close()
+
+
+async def settled(server: Server) -> None:
+    """Wait until what was added can be found by meaning, so that the next load does not pay for the last."""
+    connection, position = await Connection.to(server.url), asking("GET", "/api/v1/position", server.key)
+    with saying("until all is indexed"):
+        while (place := json.loads((await connection.ask(position))[1]))["indexed"] < place["written"]:
+            await asyncio.sleep(LOOK_S)
     await connection.close()
 
 
@@ -452,6 +479,9 @@ def _options(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=100_000, help="records, whole thousands; default 100000")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load; default 8")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="of a soak; default none")
+    parser.add_argument("--bare", action="store_true", help="without the real model")
+    parser.add_argument("--paired", type=int, default=200, help="questions to both; default 200")
+    parser.add_argument("--idle", type=int, default=1000, help="connections held idle; default 1000")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the store is made; default, the system's")
