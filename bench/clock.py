@@ -13,7 +13,7 @@ SECONDS = 20.0  # after which no further call is begun
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured: a median in the row's unit, its 95th percentile, and the CPU time of one call (or record).
+    """What was measured: a median in the row's unit, its percentiles, and the CPU time of one call (or record).
 
     CPU time is in ms beside a time, and in µs a record beside a rate.
     """
@@ -21,6 +21,7 @@ class Figure:
     value: float
     p95: float | None = None
     cpu: float | None = None
+    p99: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

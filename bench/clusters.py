@@ -11,7 +11,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from simonides.config import open_backend
 from simonides.embedder import Embedder
+from simonides.errors import Unavailable
 
 Floats = NDArray[np.float32]
 
@@ -69,16 +71,16 @@ class Recorded(Clustered):
 
 
 class Modelled:
-    """An embedder whose questions also go through a real model, so that its time is in the figure."""
+    """An embedder whose questions also go through a real model, so that its time is in the figure; or all texts do."""
 
-    def __init__(self, inner: Clustered, model: Embedder) -> None:
+    def __init__(self, inner: Clustered, model: Embedder, *, everything: bool = False) -> None:
         self.name, self.dimension, self.max_tokens = inner.name, inner.dimension, inner.max_tokens
         self.unrelated = inner.unrelated
-        self._inner, self._model = inner, model
+        self._inner, self._model, self._everything = inner, model, everything
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> Floats:
-        if query:
-            await self._model.embed(texts, query=True)
+        if query or self._everything:
+            await self._model.embed(texts, query=query)
         return await self._inner.embed(texts, query=query)
 
     def tokens(self, text: str) -> int:
@@ -89,3 +91,17 @@ class Modelled:
 
     async def close(self) -> None:
         await self._model.close()
+
+
+def open_modelled(url: str = "modelled:") -> Embedder:
+    """Open the embedder of a server that is measured: all texts go through the real model, where it is installed."""
+    model: Embedder = open_backend("embedders", "local:")
+    try:
+        model.tokens("ready")
+    except Unavailable:
+        return Clustered()
+    return Modelled(Clustered(), model, everything=True)
+
+
+def open_clustered(url: str = "clustered:") -> Embedder:
+    return Clustered()

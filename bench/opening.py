@@ -37,13 +37,13 @@ def _embedder(vectors: str, with_model: bool):  # type: ignore[no-untyped-def]  
     return Modelled(recorded, open_backend("embedders", "local:"))
 
 
-def resident() -> dict[str, float]:
-    """Return this process's memory in MB, as /proc/self/smaps_rollup has it; nothing where there is no such file.
+def resident(process: int | str = "self") -> dict[str, float]:
+    """Return a process's memory in MB, as /proc/self/smaps_rollup has it; nothing where there is no such file.
 
     `anonymous` is its own alone and cannot be dropped; `private` also counts pages of files (the database, the index)
     that no other process happens to map, which the system may drop at any time; `resident` is all.
     """
-    path = Path("/proc/self/smaps_rollup")
+    path = Path(f"/proc/{process}/smaps_rollup")
     if not path.exists():
         return {}
     kb = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in path.open()) if "kB" in rest}

@@ -71,6 +71,8 @@ class AsyncMemory:
     IANA time zone of the caller, for dates without a time; default, the system's.
     """
 
+    _patience_s: float | None = None  # what closing gives a pass of the embedder to end; None: all that it takes
+
     def __init__(
         self,
         url: str | Path | None = None,
@@ -676,7 +678,7 @@ class AsyncMemory:
         self._calls.closed = True
         await self._calls.ended()
         if self._passes:
-            await self._passes.ended()
+            await self._passes.ended(self._patience_s)
         if self._recalls:
             await self._recalls.close()
         for part in (self._index, self._embedder, self._store):

@@ -65,9 +65,16 @@ class Passes:
         if self._followers and await self._store.head() > self._place:
             self.begin()
 
-    async def ended(self) -> None:
-        """Wait for the passes that were begun, however they end; what is being tidied may wait for the next time."""
+    async def ended(self, patience_s: float | None = None) -> None:
+        """Wait for the passes that were begun, however they end; what is being tidied may wait for the next time.
+
+        A pass that takes longer than `patience_s` is cut off: what it had not written yet is left to the next opening.
+        """
         self._ending = True
+        if self._all:
+            await asyncio.wait(self._all, timeout=patience_s)
+        for task in self._all:
+            task.cancel()
         await asyncio.gather(*self._all, return_exceptions=True)
 
     async def _pass(self, progress: Progress | None) -> None:

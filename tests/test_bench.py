@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,19 @@ def test_every_script_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", ["fit_tokens", "fit_weights", "quality", "speed"])
+@pytest.mark.parametrize("script", ["fit_tokens", "fit_weights", "quality", "serve", "speed"])
 def test_a_script_says_what_it_does(script: str) -> None:
     done = python(str(BENCH / f"{script}.py"), "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_the_server_is_measured_and_loses_nothing(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    given = ["--bare", "--size", "1000", "--seconds", "0.2", "--soak", "0.5", "--paired", "20", "--idle", "50"]
+    done = python(str(BENCH / "serve.py"), *given, "--folder", str(tmp_path), "--json", str(found))
+    assert done.returncode == 0, done.stderr
+    figures = {name: row["sizes"]["1000"]["value"] for name, row in json.loads(found.read_text())["figures"].items()}
+    assert {name: figures[name] for name in ("lost", "cut", "held_dead", "errors")} == dict.fromkeys(
+        ("lost", "cut", "held_dead", "errors"), 0
+    )
+    assert all(value > 0 for name, value in figures.items() if name.endswith("_rate") or name in ("ready", "stop"))

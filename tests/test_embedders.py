@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.server
 import importlib.util
+import os
 import random
 import subprocess
 import sys
@@ -439,3 +440,12 @@ asyncio.run(embedder.close())
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_the_runtime_of_the_model_keeps_no_book_on_its_user(tmp_path: Path) -> None:
+    """onnxruntime makes an id of the machine and a file of events to send, in the user's folder, unless it is told."""
+    places = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "TMPDIR")}
+    given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    script = "import asyncio\nfrom simonides.embedders import local\nasyncio.run(local.open('local:').embed(['hello']))"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, env={**given, **places})
+    assert not list(tmp_path.rglob("*"))

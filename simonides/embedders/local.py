@@ -144,6 +144,7 @@ class LocalEmbedder:
     def _load(self) -> Any:
         with self._loading:
             if self._session is None:
+                os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # begins at the import, with an id of the machine
                 self._session = _session(self._import("onnxruntime"), self._file(self.graph))
             return self._session
 
@@ -208,7 +209,7 @@ def _key(text: str) -> bytes:
 
 
 def _session(onnxruntime: Any, graph: Path) -> Any:
-    onnxruntime.disable_telemetry_events()  # its builds for Windows have some
+    onnxruntime.disable_telemetry_events()  # where somebody had imported it before
     onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal: errors are raised as well, and the rest is advice to whoever made the graph

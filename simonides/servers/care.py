@@ -38,7 +38,8 @@ from ..serving import Serving
 from .problems import REQUEST_ID, problem
 
 STREAMED = ("/v1", "/mcp", "/api/v1/import", "/api/v1/export")  # doors that mind themselves how much they are sent
-PROBES = ("/health/live", "/health/ready", "/metrics")  # asked all the time: logged when debugging
+ALIVE = ("/health/live", "/health/ready")  # asked by addresses that nobody chose, and they tell nothing
+PROBES = (*ALIVE, "/metrics")  # asked all the time: logged when debugging
 SAFE = ("GET", "HEAD", "OPTIONS")
 GONE = 499  # in the log and the metrics, not in an answer: the client went away
 AGENT_MAX = 120  # characters of a User-Agent in the log
@@ -215,7 +216,8 @@ class Hosts:
         self._app, self._own = app, own_names(serving)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._own and not self._own(host_of(Headers(scope=scope).get("host", ""))):
+        own = self._own if scope["type"] == "http" and scope["path"] not in ALIVE else None
+        if own and not own(host_of(Headers(scope=scope).get("host", ""))):
             said = "this server does not go by that name: call it by one that `allowed_hosts` in its settings names"
             await problem(421, "host", said)(scope, receive, send)
             return

@@ -118,7 +118,9 @@ def built(desk: Desk, observer: Observer | None = None) -> House:
 
 
 class _Measured(AsyncMemory):
-    """A memory whose parts are measured."""
+    """A memory whose parts are measured. What waits to be embedded does not keep the server from ending."""
+
+    _patience_s = 5.0
 
     def __init__(self, observer: Observer | None, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
