@@ -13,7 +13,7 @@ from ..keys import grant_of
 from ..record import now
 from ..wire import Json
 from .operation import Call, operation
-from .shapes import Asked, Name, Names, Number, Shape
+from .shapes import Asked, Name, Names, Shape
 
 PermitName = Literal["read", "write", "erase", "admin"]
 
@@ -74,7 +74,7 @@ class MakeKey(Asked):
     name: Name = Field(description="What people call it.")
     spaces: Names | None = Field(None, description="The only spaces it opens; default: all of the tenant.")
     permits: Annotated[list[PermitName], Field(min_length=1, max_length=4)] = Field(default_factory=_member)
-    rate: Number | None = Field(None, ge=1, le=10**9, description="Calls a minute.")
+    rate: int | None = Field(None, ge=1, le=10**9, description="Calls a minute.")
     expires: str | None = Field(None, max_length=64, description="A time, or how long from now: 90d.")
 
 
