@@ -19,8 +19,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from doors import House, ask, house
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
@@ -29,7 +31,11 @@ from simonides import Scope, SimonidesError
 from simonides.access import EVERYTHING, Permit, Principal
 from simonides.api import OPERATIONS, Operation
 from simonides.directory import Grant
+from simonides.servers import messages
+from simonides.servers.grpc import SERVICE, start
 from simonides.servers.http import ELSEWHERE, OPEN
+from simonides.servers.tool import Visit
+from simonides.servers.tools import chosen
 from simonides.wire import as_json
 
 MARK = re.compile(r"m[a-z]{3}q[0-9]{3}q")  # what marks look like, and nothing else
@@ -67,6 +73,8 @@ class World:
     holders: list[Holder]
     kept: list[Kept]
     extra: dict[str, list[str]]  # other names that arguments are made of: tasks, keys, places
+    grpc: Any = None  # that door, while it is open, and the way to it
+    channel: Any = None
 
     def marks_of(self, holder: Holder) -> frozenset[str]:
         return frozenset(mark for each in self.kept if holder.sees(each.scope) for mark in each.marks)
@@ -94,7 +102,41 @@ async def over_http(world: World, holder: Holder, name: str, arguments: Mapping[
     return f"{answer.status_code} {sorted(answer.headers.items())} {answer.text}"
 
 
-DOORS: dict[str, Door] = {"directly": directly, "over HTTP": over_http}
+async def over_mcp(world: World, holder: Holder, name: str, arguments: Mapping[str, Any]) -> str:
+    """Call the tool of that name, as the one who came in with the key."""
+    try:
+        said = await TOOLS[name].run(arguments, Visit(world.house.desk, holder.principal))
+    except SimonidesError as error:
+        return f"{error.code} {error.message}"
+    return f"{said.text} {json.dumps(said.data, ensure_ascii=False)}"
+
+
+async def over_grpc(world: World, holder: Holder, name: str, arguments: Mapping[str, Any]) -> str:
+    asked = GetMessageClass(CALL.input_type)(operation=name, arguments_json=json.dumps(arguments))
+    made = world.house.made.state
+    if world.grpc is None:
+        replays = made.replays
+        world.grpc = await start(world.house.desk, made.gate, host="127.0.0.1", port=0, replays=replays)
+        world.channel = grpc.aio.insecure_channel(f"127.0.0.1:{world.grpc.port}")
+    call = world.channel.unary_unary(f"/{SERVICE}/Call")
+    try:
+        answer = await call(asked.SerializeToString(), metadata=(("x-api-key", holder.secret),), timeout=60)
+    except grpc.aio.AioRpcError as error:
+        assert error.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), error
+        return f"{error.code()} {error.details()} {list(error.trailing_metadata() or ())}"
+    said = GetMessageClass(CALL.output_type)()
+    said.ParseFromString(answer)
+    return str(said.answer_json)
+
+
+CALL = messages.methods(messages.pool_of().FindServiceByName(SERVICE))["Call"]
+TOOLS = chosen("all,memory")
+DOORS: dict[str, Door] = {
+    "directly": directly,
+    "over HTTP": over_http,
+    "over MCP": over_mcp,
+    "over gRPC": over_grpc,
+}
 
 
 # -- a world ------------------------------------------------------------------------------------------------------
@@ -231,7 +273,7 @@ async def changed_by_strangers(
 
 
 FEW = settings(
-    max_examples=6, deadline=None, derandomize=True, report_multiple_bugs=False,
+    max_examples=3, deadline=None, derandomize=True, report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate],  # an example takes seconds
 )  # fmt: skip
 
@@ -240,7 +282,13 @@ def in_a_world(test: Callable[[World], Awaitable[None]], owners: list[Scope], bo
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             async with house(Path(folder) / "m.db", require=True) as home:
-                await test(await peopled(home, owners, bound))
+                world = await peopled(home, owners, bound)
+                try:
+                    await test(world)
+                finally:
+                    if world.grpc is not None:
+                        await world.channel.close()
+                        await world.grpc.stop(0)
 
     asyncio.run(run())
 
