@@ -1,4 +1,4 @@
-"""A server answers at once; told to stop, it does not wait for all that is still to be embedded, and loses none of it."""
+"""A server answers at once; told to stop, it does not wait for all that is to be embedded, and loses none of it."""
 
 from __future__ import annotations
 
