@@ -1,0 +1,61 @@
+"""What no key may do, whatever it sends: each test is an attack that worked once, or nearly did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simonides import AsyncMemory
+from simonides.access import Permit, Principal
+from simonides.api import OPERATIONS, Desk
+from simonides.api.operation import granted
+from simonides.api.streams import Import, take_in
+from simonides.errors import Conflict
+from simonides.exports import header, line
+from simonides.kinds import Note
+from simonides.record import Record, Scope, Span, now
+
+MINE = Permit.READ | Permit.WRITE | Permit.ERASE
+MALLORY = Principal(name="k", tenant="default", user="mallory", permits=MINE)
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    async with AsyncMemory(":memory:", embedder="hashing:") as memory:
+        yield Desk(memory)
+
+
+async def imported(desk: Desk, folder: Path, *records: Record, who: Principal = MALLORY) -> dict[str, Any]:
+    path = folder / "sent"
+    path.write_bytes(b"\n".join([header(), *map(line, records)]) + b"\n")
+    return await take_in(path, "sent", granted(desk, who, Import(), Permit.WRITE))
+
+
+# -- what a file says of itself ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [Span(), Span(since=now())], ids=["new", "restored"])
+async def test_an_import_reaches_no_record_of_another_user(desk: Desk, tmp_path: Path, known: Span) -> None:
+    kept = await desk.memory.remember("what ana earns", id="salary", user="ana")
+    shared = await desk.memory.remember("what all may know", id="rules")
+    mine = Scope(tenant="default", space="main", user="mallory")
+    for id in ("salary", "rules"):
+        for version in (1, 2, 3):
+            forged = Record(scope=mine, body=Note(text="forged"), id=id, version=version, known=known)
+            with pytest.raises(Conflict):
+                await imported(desk, tmp_path, forged)
+    assert await desk.memory.history("salary", user="ana") == [kept]
+    assert await desk.memory.history("rules") == [shared]
+    assert [each["id"] for each in (await OPERATIONS["versions"](desk, MALLORY, {}))["results"]] == ["rules"]
+
+
+async def test_an_import_brings_in_nothing_that_cannot_be_kept(desk: Desk, tmp_path: Path) -> None:
+    scope = Scope(tenant="default", space="main", user="mallory")
+    fine = Record(scope=scope, body=Note(text="fine"), known=Span(since=now()))
+    odd = [{"importance": 2**70}, {"importance": 0}, {"status": "lost"}, {"version": 2**70}, {"version": 0}]
+    found = await imported(desk, tmp_path, fine, *(dataclasses.replace(fine, id="odd", **each) for each in odd))
+    assert (found["new"], found["problems_count"]) == (1, len(odd))
