@@ -14,7 +14,7 @@ from simonides.access import Permit, Principal
 from simonides.api import OPERATIONS, Desk
 from simonides.api.operation import granted
 from simonides.api.streams import Import, take_in
-from simonides.errors import Conflict
+from simonides.errors import Conflict, SimonidesError
 from simonides.exports import header, line
 from simonides.kinds import Note
 from simonides.record import Record, Scope, Span, now
@@ -59,3 +59,47 @@ async def test_an_import_brings_in_nothing_that_cannot_be_kept(desk: Desk, tmp_p
     odd = [{"importance": 2**70}, {"importance": 0}, {"status": "lost"}, {"version": 2**70}, {"version": 0}]
     found = await imported(desk, tmp_path, fine, *(dataclasses.replace(fine, id="odd", **each) for each in odd))
     assert (found["new"], found["problems_count"]) == (1, len(odd))
+
+
+# -- what a permit opens -------------------------------------------------------------------------------------------
+
+
+async def test_who_may_only_write_or_erase_is_shown_nothing_but_what_they_sent(desk: Desk) -> None:
+    memory, secret = desk.memory, "the code of the safe"
+    note = await memory.remember(secret, labels=[secret], metadata={"a": secret}, folder=secret)
+    talk = await memory.remember(
+        [{"role": "user", "content": secret}], title=secret, session="s", labels=[secret], folder=secret
+    )
+    whole = str(talk[0].part_of)
+    for permits in (Permit.WRITE, Permit.ERASE, Permit.WRITE | Permit.ERASE, Permit.ADMIN):
+        who = Principal(name="blind", tenant="default", permits=permits)
+        for row in OPERATIONS.values():
+            fields = row.takes.model_fields
+            for id in (note.id, whole):
+                asked: dict[str, Any] = {
+                    "id": id, "ids": [id], "dry_run": True, "everything": True, "content": "x", "title": "x",
+                    "messages": [{"content": "x"}], "label": "x", "folder": "x", "text": "x", "session": "s",
+                    "name": "x", "texts": ["x"],
+                }  # fmt: skip
+                if row.name in ("remember", "begin_conversation"):
+                    del asked["id"]
+                if row.name == "revise":
+                    del asked["text"]
+                elif row.name == "get_conversation":
+                    asked["messages"] = True
+                elif row.destroys and "dry_run" not in fields:
+                    continue
+                try:
+                    found = await row(desk, who, {name: value for name, value in asked.items() if name in fields})
+                except SimonidesError as error:
+                    found = {"error": str(error)}
+                assert secret not in str(found), (row.name, permits)
+    assert await memory.get(note.id) == note
+
+
+async def test_who_may_only_write_hands_in_and_who_may_only_erase_erases(desk: Desk) -> None:
+    writes, erases = (Principal(name=each.names[0], permits=each) for each in (Permit.WRITE, Permit.ERASE))
+    talk = await OPERATIONS["begin_conversation"](desk, writes, {"messages": [{"content": "a figure"}]})
+    note = (await OPERATIONS["remember"](desk, writes, {"content": "a note"}))["results"][0]
+    assert (await OPERATIONS["erase"](desk, erases, {"id": note["id"]}))["certificate"]["count"] == 1
+    assert (await OPERATIONS["forget"](desk, erases, {"ids": [talk["id"]]}))["certificate"]["count"] == 2

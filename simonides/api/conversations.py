@@ -15,7 +15,7 @@ from ..kinds import Conversation
 from ..query import Place
 from ..record import IMPORTANCE, Record
 from ..wire import Json, as_json
-from .memories import FILTERS, Named, erased, indexed, picked
+from .memories import FILTERS, SEES_AND_WRITES, Named, erased, indexed, picked
 from .operation import Call, operation
 from .shapes import (
     Asked,
@@ -182,7 +182,7 @@ class Appended(Shape):
     task: str | None
 
 
-@operation("POST", "/conversations/{id}/messages", needs=Permit.WRITE, gives=Appended, status=201)
+@operation("POST", "/conversations/{id}/messages", needs=SEES_AND_WRITES, gives=Appended, status=201)
 async def append_messages(asked: Append, call: Call) -> Json:
     """Go on with a conversation."""
     talk = await the_conversation(call, asked.id)
@@ -346,7 +346,7 @@ class Label(Named):
     folder: str | None = Field(None, max_length=200)
 
 
-@operation("PUT", "/conversations/{id}/label", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/label", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def label_conversation(asked: Label, call: Call) -> Json:
     """Give a conversation and its messages this one label, and a folder if one is named."""
     folder = {} if asked.folder is None else {"folder": _folder(asked.folder) or ""}
@@ -357,33 +357,33 @@ class File(Named):
     folder: str = Field(max_length=200, description='"" takes it out of its folder.')
 
 
-@operation("PUT", "/conversations/{id}/folder", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/folder", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def file_conversation(asked: File, call: Call) -> Json:
     """Put a conversation and its messages into a folder; its labels stay."""
     return await _organised(call, asked.id, folder=_folder(asked.folder) or "")
 
 
-@operation("PUT", "/conversations/{id}/pin", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/pin", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def pin_conversation(asked: Named, call: Call) -> Json:
     """Keep a conversation at hand."""
     talk = await the_conversation(call, asked.id)
     return await described(call, await call.memory.revise(talk.id, pinned=True, **call.whose))
 
 
-@operation("DELETE", "/conversations/{id}/pin", needs=Permit.WRITE, gives=ConversationShape)
+@operation("DELETE", "/conversations/{id}/pin", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def unpin_conversation(asked: Named, call: Call) -> Json:
     """Keep it at hand no longer."""
     talk = await the_conversation(call, asked.id)
     return await described(call, await call.memory.revise(talk.id, pinned=False, **call.whose))
 
 
-@operation("PUT", "/conversations/{id}/archive", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/archive", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def archive_conversation(asked: Named, call: Call) -> Json:
     """Put a conversation and its messages aside: they are found only by who asks for what is archived."""
     return await _organised(call, asked.id, archived=True)
 
 
-@operation("DELETE", "/conversations/{id}/archive", needs=Permit.WRITE, gives=ConversationShape)
+@operation("DELETE", "/conversations/{id}/archive", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def unarchive_conversation(asked: Named, call: Call) -> Json:
     """Bring a conversation and its messages back."""
     return await _organised(call, asked.id, archived=False)

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from ..access import Permit
 from ..drafts import Content
-from ..errors import Invalid
+from ..errors import Forbidden, Invalid
 from ..forgetting import Preview
 from ..kinds import KINDS
 from ..query import Place
@@ -192,6 +192,7 @@ async def messages(asked: Messages, call: Call) -> Json:
 
 # -- correct ------------------------------------------------------------------------------------------------------
 
+SEES_AND_WRITES = Permit.READ | Permit.WRITE  # what answers with more of a record than the caller sent
 REVISED = ("text", "labels", "folder", "importance", "pinned", "archived", "metadata", "at", "ends", "version")
 
 
@@ -211,7 +212,7 @@ class Revise(Named):
     wait: Wait = "indexed"
 
 
-@operation("PATCH", "/memories/{id}", needs=Permit.WRITE, gives=Changed, repeats=True)
+@operation("PATCH", "/memories/{id}", needs=SEES_AND_WRITES, gives=Changed, repeats=True)
 async def revise(asked: Revise, call: Call) -> Json:
     """Write the next version of a record; the old one is kept."""
     record = await call.memory.revise(asked.id, **picked(asked, REVISED), **call.whose)
@@ -225,7 +226,7 @@ class Organise(Named):
     archived: bool | None = None
 
 
-@operation("PUT", "/memories/{id}/organise", needs=Permit.WRITE, gives=Versions)
+@operation("PUT", "/memories/{id}/organise", needs=SEES_AND_WRITES, gives=Versions)
 async def organise(asked: Organise, call: Call) -> Json:
     """Label, file, pin or archive a record and everything that is part of it."""
     changes = picked(asked, ("labels", "folder", "pinned", "archived"))
@@ -239,7 +240,7 @@ class Supersede(Named):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/memories/{id}/supersede", needs=Permit.WRITE, gives=Changed, status=201)
+@operation("POST", "/memories/{id}/supersede", needs=SEES_AND_WRITES, gives=Changed, status=201)
 async def supersede(asked: Supersede, call: Call) -> Json:
     """Keep what is true instead, and end the old record there."""
     record = await call.memory.supersede(
@@ -252,7 +253,7 @@ class Retract(Named):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/memories/{id}/retract", needs=Permit.WRITE, gives=Changed, repeats=True)
+@operation("POST", "/memories/{id}/retract", needs=SEES_AND_WRITES, gives=Changed, repeats=True)
 async def retract(asked: Retract, call: Call) -> Json:
     """Say that it was never true: it is not found again, but its history stays."""
     return await changed(call, await call.memory.retract(asked.id, **call.whose), asked.wait)
@@ -292,7 +293,9 @@ async def forget(asked: Forget, call: Call) -> Json:
 
 
 async def erased(call: Call, *ids: str, **named: Any) -> Json:
-    """Erase, and return the certificate; of a dry run, what would go."""
+    """Erase, and return the certificate; of a dry run, what would go, to whom may see it."""
+    if named.get("dry_run") and Permit.READ not in call.principal.permits:
+        raise Forbidden("this key may not read, and a dry run shows what would go")
     gone: Preview | Certificate = await call.memory.forget(*ids, **named, **call.whose)
     if isinstance(gone, Preview):
         return {"certificate": None, "preview": preview_as_json(gone)}

@@ -9,7 +9,7 @@ from pydantic import Field
 from ..access import Permit
 from ..pruning import DAYS, IMPORTANT, LIMIT
 from ..wire import Json, as_json, proposal_as_json
-from .memories import picked
+from .memories import SEES_AND_WRITES, picked
 from .operation import Call, operation
 from .shapes import Asked, FactorShape, Importance, Moment, Name, Names, RecordShape, Scalar, Shape
 from .shapes import Limit as Count
@@ -84,7 +84,7 @@ class Pruned(Shape):
     undo: str
 
 
-@operation("POST", "/prune", needs=Permit.WRITE, gives=Pruned, repeats=True)
+@operation("POST", "/prune", needs=SEES_AND_WRITES, gives=Pruned, repeats=True)
 async def prune(asked: Prune, call: Call) -> Json:
     """Archive what is named, with its parts, all of it or nothing; unless told otherwise, only show what would be.
 
