@@ -19,10 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Served, served, until
 from starlette.responses import Response
 
-from simonides import observe
+from simonides import AsyncMemory, observe
 from simonides.access import Permit
 from simonides.directory import Grant
-from simonides.errors import Unavailable
+from simonides.errors import Conflict, Unavailable
+from simonides.kinds import Conversation
 from simonides.servers import care, logs
 from simonides.serving import Serving
 
@@ -386,6 +387,26 @@ async def test_a_trace_goes_from_the_request_to_the_store() -> None:
     assert inner.parent.span_id == request.context.span_id
     assert f"{request.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
     assert "rsula" not in request.to_json() + inner.to_json()
+    await asyncio.to_thread(provider.shutdown)
+
+
+async def test_a_trace_says_of_an_error_what_kind_it_is_and_nothing_that_was_remembered() -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = sdk.InMemorySpanExporter()
+    provider = observe.provider("http://127.0.0.1:1/v1/traces", exporter)
+    observer = observe.Observer(provider.get_tracer("simonides"))
+    async with AsyncMemory(":memory:", embedder="none") as memory:
+        await memory.remember(TEXT, id="a")
+        memory._store = observer.around("store", memory._store)
+        with pytest.raises(Conflict):
+            await memory.remember("another text", session=TEXT, id="a")
+        await memory.remember("one", session=TEXT)
+        with pytest.raises(Conflict):
+            await memory.remember(Conversation(text=TEXT, session=TEXT), session=TEXT, id="b")
+    provider.force_flush()
+    spans = exporter.get_finished_spans()
+    assert [span.attributes["error.type"] for span in spans if "error.type" in span.attributes][-1] == "Conflict"
+    assert not [span.to_json() for span in spans if "rsula" in span.to_json()]
     await asyncio.to_thread(provider.shutdown)
 
 
