@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from simonides import AsyncMemory
 from simonides.access import Permit, Principal
 from simonides.api import OPERATIONS, Desk
 from simonides.api.operation import granted
-from simonides.api.streams import Import, take_in
-from simonides.errors import Conflict, SimonidesError
+from simonides.api.streams import Events, Export, Import, events, export, take_in
+from simonides.directories.memory import MemoryDirectory
+from simonides.directory import Grant
+from simonides.errors import Conflict, SimonidesError, Unauthorized
 from simonides.exports import header, line
 from simonides.kinds import Note
 from simonides.record import Record, Scope, Span, now
@@ -103,3 +107,33 @@ async def test_who_may_only_write_hands_in_and_who_may_only_erase_erases(desk: D
     note = (await OPERATIONS["remember"](desk, writes, {"content": "a note"}))["results"][0]
     assert (await OPERATIONS["erase"](desk, erases, {"id": note["id"]}))["certificate"]["count"] == 1
     assert (await OPERATIONS["forget"](desk, erases, {"ids": [talk["id"]]}))["certificate"]["count"] == 2
+
+
+# -- what outlives a key -------------------------------------------------------------------------------------------
+
+
+async def test_a_key_makes_none_that_outlives_it(desk: Desk) -> None:
+    desk.directory = directory = MemoryDirectory()
+    ends = now() + timedelta(days=1)
+    for until, wanted in itertools.product((ends, None), (None, "2h", "90d")):
+        grant = Grant(name="a", tenant="default", permits=MINE | Permit.ADMIN, expires=until)
+        key, _ = await directory.make(grant)
+        made = await OPERATIONS["make_key"](desk, key.principal, {"name": "b", "expires": wanted})
+        expires = (await directory.get(made["key"]["id"])).expires
+        assert until is None or (expires is not None and expires <= until)
+        assert until is not None or (expires is None) == (wanted is None)
+
+
+async def test_a_stream_ends_with_its_key(desk: Desk) -> None:
+    desk.directory = directory = MemoryDirectory()
+    key, _ = await directory.make(Grant(name="a", tenant="default", user="ana"))
+    await desk.memory.remember([f"note {number}" for number in range(600)], user="ana")
+    told = events(asked := Events(after=0), granted(desk, key.principal, asked, Permit.READ))
+    sent = export(whole := Export(), granted(desk, key.principal, whole, Permit.READ))
+    assert [(await anext(told))["did"] for _ in range(500)] == ["written"] * 500
+    assert [(await anext(sent)).count(b"\n") for _ in range(2)] == [1, 500]
+    await directory.revoke(key.id, now())
+    for stream in (told, sent):
+        with pytest.raises(Unauthorized):
+            await anext(stream)
+        await stream.aclose()

@@ -19,7 +19,7 @@ from ..access import Permit
 from ..api import PREFIX, Desk
 from ..api.operation import granted
 from ..api.streams import Events, Export, Import, Imported, events, export, take_in
-from ..errors import Full, Invalid
+from ..errors import Full, Invalid, Unauthorized
 from .http import principal_of, problems_of
 
 IMPORT_MAX = 64 * 2**30  # bytes of one import
@@ -94,8 +94,9 @@ def mount(made: FastAPI) -> None:
 
 
 async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
-    async for event in events(asked, call):
-        yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
+    with contextlib.suppress(Unauthorized):  # the key was closed: whoever comes back will hear so
+        async for event in events(asked, call):
+            yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
 
 
 @contextlib.asynccontextmanager
