@@ -777,6 +777,18 @@ async def test_a_conversation_that_the_upstream_keeps_stays_one(place: Place) ->
     assert len(await place.memory.conversations()) == 1
 
 
+async def test_what_the_upstream_calls_an_answer_leads_nobody_to_anothers_session(place: Place) -> None:
+    async with place.client(User="ana", Session="the divorce") as client:
+        first = await client.responses.create(model="m", input=QUESTION)
+    await place.proxy.drain()
+    for headers in ({"X_Simonides_User": "bo"}, {"X_Simonides_User": "ana", "X_Simonides_Agent": "other"}):
+        body = {"model": "m", "input": "And on Sundays?", "previous_response_id": first.id}
+        answer = await place.post(body, "responses", **headers)
+        assert answer.headers["x-simonides-session"].startswith("chat-")
+    await place.proxy.drain()
+    assert len(await place.memory.find(session="the divorce", shared=False, kinds="message")) == 2
+
+
 # -- whatever is sent ------------------------------------------------------------------------------------------------
 
 SCALARS = (
