@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -477,3 +478,23 @@ def test_a_browser_opens_the_docs_shows_its_key_and_makes_a_call(locked: Served,
         page.screenshot(path=str(tmp_path / "docs.png"))
         browser.close()
     assert elsewhere == [] and complaints == []
+
+
+# -- connections --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [[b""], [b"GET /health/live HTTP/1.1\r\nHost: local"], [b"G", b"E", b"T", b" "]])
+@pytest.mark.parametrize("before", [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_who_connects_and_asks_nothing_is_let_go(before: bytes, parts: list[bytes]) -> None:
+    with served(serving=Serving(port=0, directory="memory:", idle_seconds=1)) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            for part in parts:
+                if part:
+                    connection.sendall(part)
+                    time.sleep(0.1)
+            while connection.recv(65536):  # until it is closed
+                pass
