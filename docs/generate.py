@@ -449,7 +449,7 @@ def operation(row: Any, asked: Any, which: Any) -> str:
     filters = issubclass(row.takes, which)
     if filters:
         own = {name: field for name, field in own.items() if name not in which.model_fields}
-    lines = [f"### {row.name}", "", f"`{row.method} {row.route}`, needs the permit to {row.needs.names[0]}."]
+    lines = [f"### {row.name}", "", f"`{row.method} {row.route}`, needs the permit to {' and '.join(row.needs.names)}."]
     lines += ["", " ".join(row.tells.split()), ""]
     for name, field in own.items():
         due = "" if field.is_required() else " (optional)"

@@ -14,8 +14,8 @@ class Permit(Flag):
     """What may be done. They do not contain one another: who may write may not therefore read."""
 
     READ = auto()  # recall, look, export
-    WRITE = auto()  # remember, correct, organise, import
-    ERASE = auto()  # forget
+    WRITE = auto()  # remember, import; with READ also correct and organise, which show what is there
+    ERASE = auto()  # forget; with READ also see before what would go
     ADMIN = auto()  # keys, rebuild, doctor, and what concerns the whole tenant
 
     @classmethod
@@ -59,8 +59,8 @@ class Principal:
         `asked` comes with empty walls ("") where none were named: then the principal's own tenant, and its space where
         it has but one, otherwise the walls of `default`. A principal bound to a user asks and writes as that user.
         """
-        if needs not in self.permits:
-            raise Forbidden(f"this key may not {' or '.join(needs.names)}")
+        if missing := needs & ~self.permits:
+            raise Forbidden(f"this key may not {' or '.join(missing.names)}")
         tenant = asked.tenant or self.tenant or default.tenant
         if self.tenant is not None and tenant != self.tenant:
             raise Forbidden("this key belongs to another tenant")

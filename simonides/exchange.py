@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from .errors import Invalid
+from .errors import Conflict, Invalid
 from .exports import FOLDER, write
 from .follow import Progress
 from .query import Place, Query
@@ -62,10 +62,15 @@ async def _news(store: Store, records: Sequence[Record]) -> list[Record]:
 
 
 def _new(record: Record, versions: Sequence[Record]) -> Record | None:
-    """Return what to write for a record that a source says again: nothing, its first version, or its next."""
+    """Return what to write for a record that a source says again: nothing, its first version, or its next.
+
+    Raise Conflict where another user's goes by that id.
+    """
     if not versions:
         return record
     latest = versions[-1]
+    if latest.scope.user != record.scope.user:
+        raise Conflict(f"{record.id} is there already, and belongs elsewhere")
     corrected = latest.source != record.source or any(old.valid == NEVER for old in versions)
     theirs = [old for old in versions if old.source == record.source]
     if corrected or record.says_the_same(dataclasses.replace(theirs[-1], version=record.version)):

@@ -32,7 +32,12 @@ PARTIAL, ERASING = ".partial", ".erasing"  # how names of files end that are bei
 GZIP = b"\x1f\x8b"
 UNREADABLE = (OSError, EOFError, zlib.error)
 FIELDS: dict[str, Any] = {name: kind for name, kind in typing.get_type_hints(Record).items() if name != "body"}
-LINE: Any = msgspec.defstruct("Line", [("kind", str), ("body", msgspec.Raw), *FIELDS.items()])
+RANGES: dict[str, Any] = {
+    "version": typing.Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)],
+    "importance": typing.Annotated[int, msgspec.Meta(ge=1, le=10)],
+    "status": typing.Literal["active", "archived"],
+}
+LINE: Any = msgspec.defstruct("Line", [("kind", str), ("body", msgspec.Raw), *(FIELDS | RANGES).items()])
 
 
 def line(record: Record) -> bytes:

@@ -86,14 +86,22 @@ class Observer:
     @contextlib.contextmanager
     def call(self, part: str, operation: str) -> Iterator[None]:
         begun = time.perf_counter()
-        with self.tracer.start_as_current_span(f"{part}.{operation}") if self.tracer else contextlib.nullcontext():
+        with self._span(f"{part}.{operation}") as span:
             try:
                 yield
-            except Exception:
+            except Exception as error:
                 self.errors.labels(part, operation).inc()
+                if span:
+                    span.set_attribute("error.type", type(error).__qualname__)
                 raise
             finally:
                 self.durations[part].labels(operation).observe(time.perf_counter() - begun)
+
+    def _span(self, name: str) -> Any:
+        """Begin a span that says nothing of an error but its kind: messages may hold what was remembered."""
+        if self.tracer is None:
+            return contextlib.nullcontext()
+        return self.tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
 
     def embed(self, embedder: Any, texts: Sequence[str], fine: bool) -> None:
         self.embeddings.labels("ok" if fine else "failed").inc()

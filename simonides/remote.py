@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, tzinfo
@@ -353,7 +354,7 @@ class AsyncRemoteMemory:
         asked = self._plain(self._query(which))
         async with self._client.stream("GET", f"{PREFIX}/export", params=asked, timeout=None) as response:
             await _check(response)
-            with partial.open("wb") as file:
+            with open(partial, "wb", opener=_private) as file:
                 async for block in response.aiter_bytes():
                     await asyncio.to_thread(file.write, block)
                     if progress:
@@ -550,6 +551,10 @@ def _chunks(records: Iterable[Record]) -> Iterable[list[Record]]:
     source = iter(records)
     while chunk := list(islice(source, CHUNK)):
         yield chunk
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # what was said is its owner's alone
 
 
 async def _check(response: httpx.Response) -> None:

@@ -128,9 +128,9 @@ class Store(Protocol):
         """Write the batch, its lines of the log, and a follower's new place, in one transaction.
 
         A record whose version is already there with the same content is left alone, without a line in the log.
-        Raise Conflict where that version has other content, where it is not the next one, where a live key is taken
-        (by a record whose latest version has not ended), or where the cursor has moved; then nothing was written. What
-        is put, restored, erased and embedded is done in this order.
+        Raise Conflict where that version has other content, where it is not the next one, where it has another scope
+        than those before it, where a live key is taken (by a record whose latest version has not ended), or where the
+        cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order.
         """
         ...
 

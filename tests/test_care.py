@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Served, served, until
 from starlette.responses import Response
 
-from simonides import observe
+from simonides import AsyncMemory, observe
 from simonides.access import Permit
 from simonides.directory import Grant
-from simonides.errors import Unavailable
+from simonides.errors import Conflict, Unavailable
+from simonides.kinds import Conversation
 from simonides.servers import care, logs
 from simonides.serving import Serving
 
@@ -389,6 +391,26 @@ async def test_a_trace_goes_from_the_request_to_the_store() -> None:
     await asyncio.to_thread(provider.shutdown)
 
 
+async def test_a_trace_says_of_an_error_what_kind_it_is_and_nothing_that_was_remembered() -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = sdk.InMemorySpanExporter()
+    provider = observe.provider("http://127.0.0.1:1/v1/traces", exporter)
+    observer = observe.Observer(provider.get_tracer("simonides"))
+    async with AsyncMemory(":memory:", embedder="none") as memory:
+        await memory.remember(TEXT, id="a")
+        memory._store = observer.around("store", memory._store)
+        with pytest.raises(Conflict):
+            await memory.remember("another text", session=TEXT, id="a")
+        await memory.remember("one", session=TEXT)
+        with pytest.raises(Conflict):
+            await memory.remember(Conversation(text=TEXT, session=TEXT), session=TEXT, id="b")
+    provider.force_flush()
+    spans = exporter.get_finished_spans()
+    assert [span.attributes["error.type"] for span in spans if "error.type" in span.attributes][-1] == "Conflict"
+    assert not [span.to_json() for span in spans if "rsula" in span.to_json()]
+    await asyncio.to_thread(provider.shutdown)
+
+
 def test_traces_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(Unavailable, match=r"pip install 'simonides\[tracing\]'"):
@@ -456,3 +478,23 @@ def test_a_browser_opens_the_docs_shows_its_key_and_makes_a_call(locked: Served,
         page.screenshot(path=str(tmp_path / "docs.png"))
         browser.close()
     assert elsewhere == [] and complaints == []
+
+
+# -- connections --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [[b""], [b"GET /health/live HTTP/1.1\r\nHost: local"], [b"G", b"E", b"T", b" "]])
+@pytest.mark.parametrize("before", [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_who_connects_and_asks_nothing_is_let_go(before: bytes, parts: list[bytes]) -> None:
+    with served(serving=Serving(port=0, directory="memory:", idle_seconds=1)) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            for part in parts:
+                if part:
+                    connection.sendall(part)
+                    time.sleep(0.1)
+            while connection.recv(65536):  # until it is closed
+                pass

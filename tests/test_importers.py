@@ -564,6 +564,14 @@ def test_a_conversation_that_two_files_begin_is_begun_once(written: Written) -> 
     assert [r.kind for r in found] == ["conversation", "message", "message"]
 
 
+def test_an_archive_that_lists_too_much_is_not_opened(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = zipped(**{f"conversations_{number}__json": b"[]" for number in range(100)})
+    monkeypatch.setattr(archive, "DIRECTORY_MAX", 1000)
+    assert "unpack it yourself" in both(written("x", packed))[1][-1].message
+    monkeypatch.undo()
+    assert "unpack it yourself" not in str(both(written("y", packed))[1])
+
+
 @pytest.mark.parametrize("packed", ["zip", "gzip"])
 def test_a_zip_bomb_is_refused(written: Written, packed: str) -> None:
     bomb = b'[{"mapping": {}, "id": "x"},' + json.dumps(chatgpt()).encode() + b',"' + b" " * 80_000_000

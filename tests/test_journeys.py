@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -240,6 +241,7 @@ def test_an_export_is_restored_as_it_was(memory: Any, tmp_path: Path) -> None:
     memory.revise(kept[0].id, text="I am allergic to hazelnuts", user="ana")
     before = memory.versions(user="ana")
     path = memory.export(tmp_path / "all.jsonl", user="ana")
+    assert os.name == "nt" or not path.stat().st_mode & 0o077  # what was said is its owner's alone
     records = list(exports.read(path))
     assert sorted(records, key=lambda r: (r.id, r.version)) == list(before)
     memory.forget(everything=True)

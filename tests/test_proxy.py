@@ -679,6 +679,20 @@ async def test_a_shared_account_shows_nobody_what_others_keep_there(place: Place
     assert [await status(call, "sim_admin") for call in there] == [200] * 6
 
 
+async def test_a_path_that_is_spelt_oddly_leads_to_nothing_that_others_keep(place: Place) -> None:
+    place.keys.keys = {"sim_user": Principal(name="u", user="ana", permits=READ_WRITE)}
+    place.told = dataclasses.replace(place.told, upstream_key="sk-house")
+    port = int(place.url.rpartition(":")[2])
+    for path in ("/%761/models/v1/files", "/%76%31/models/v1/files/f/content", "/v%31/models", "/%2e/v1/files"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        lines = (f"GET {path} HTTP/1.1", "Host: localhost", "X-API-Key: sim_user", "Connection: close", "", "")
+        writer.write("\r\n".join(lines).encode())
+        assert (await reader.read()).split()[1] in (b"400", b"404"), path
+        writer.close()
+        await writer.wait_closed()
+    assert place.upstream.seen == []
+
+
 async def test_what_is_no_request_is_refused_in_their_own_shape(place: Place) -> None:
     for body, status in (
         (b"{", 400),
@@ -761,6 +775,18 @@ async def test_a_conversation_that_the_upstream_keeps_stays_one(place: Place) ->
         QUESTION, "It leaves at 8:15.", "And on Sundays?", "An hour later.", "Not at all.",
     ]  # fmt: skip
     assert len(await place.memory.conversations()) == 1
+
+
+async def test_what_the_upstream_calls_an_answer_leads_nobody_to_anothers_session(place: Place) -> None:
+    async with place.client(User="ana", Session="the divorce") as client:
+        first = await client.responses.create(model="m", input=QUESTION)
+    await place.proxy.drain()
+    for headers in ({"X_Simonides_User": "bo"}, {"X_Simonides_User": "ana", "X_Simonides_Agent": "other"}):
+        body = {"model": "m", "input": "And on Sundays?", "previous_response_id": first.id}
+        answer = await place.post(body, "responses", **headers)
+        assert answer.headers["x-simonides-session"].startswith("chat-")
+    await place.proxy.drain()
+    assert len(await place.memory.find(session="the divorce", shared=False, kinds="message")) == 2
 
 
 # -- whatever is sent ------------------------------------------------------------------------------------------------

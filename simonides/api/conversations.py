@@ -15,7 +15,7 @@ from ..kinds import Conversation
 from ..query import Place
 from ..record import IMPORTANCE, Record
 from ..wire import Json, as_json
-from .memories import FILTERS, Named, erased, indexed, picked
+from .memories import FILTERS, SEES_AND_WRITES, Named, erased, indexed, picked
 from .operation import Call, operation
 from .shapes import (
     Asked,
@@ -192,7 +192,7 @@ class Appended(Shape):
 @operation(
     "POST",
     "/conversations/{id}/messages",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=Appended,
     status=201,
     example={"messages": [{"role": "assistant", "content": "No walnuts, then."}]},
@@ -367,7 +367,7 @@ class Label(Named):
 @operation(
     "PUT",
     "/conversations/{id}/label",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=ConversationShape,
     example={"label": "home", "folder": "private"},
 )
@@ -382,34 +382,34 @@ class File(Named):
 
 
 @operation(
-    "PUT", "/conversations/{id}/folder", needs=Permit.WRITE, gives=ConversationShape, example={"folder": "private"}
+    "PUT", "/conversations/{id}/folder", needs=SEES_AND_WRITES, gives=ConversationShape, example={"folder": "private"}
 )
 async def file_conversation(asked: File, call: Call) -> Json:
     """Put a conversation and its messages into a folder; its labels stay."""
     return await _organised(call, asked.id, folder=_folder(asked.folder) or "")
 
 
-@operation("PUT", "/conversations/{id}/pin", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/pin", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def pin_conversation(asked: Named, call: Call) -> Json:
     """Keep a conversation at hand."""
     talk = await the_conversation(call, asked.id)
     return await described(call, await call.memory.revise(talk.id, pinned=True, **call.whose))
 
 
-@operation("DELETE", "/conversations/{id}/pin", needs=Permit.WRITE, gives=ConversationShape)
+@operation("DELETE", "/conversations/{id}/pin", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def unpin_conversation(asked: Named, call: Call) -> Json:
     """Keep it at hand no longer."""
     talk = await the_conversation(call, asked.id)
     return await described(call, await call.memory.revise(talk.id, pinned=False, **call.whose))
 
 
-@operation("PUT", "/conversations/{id}/archive", needs=Permit.WRITE, gives=ConversationShape)
+@operation("PUT", "/conversations/{id}/archive", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def archive_conversation(asked: Named, call: Call) -> Json:
     """Put a conversation and its messages aside: they are found only by who asks for what is archived."""
     return await _organised(call, asked.id, archived=True)
 
 
-@operation("DELETE", "/conversations/{id}/archive", needs=Permit.WRITE, gives=ConversationShape)
+@operation("DELETE", "/conversations/{id}/archive", needs=SEES_AND_WRITES, gives=ConversationShape)
 async def unarchive_conversation(asked: Named, call: Call) -> Json:
     """Bring a conversation and its messages back."""
     return await _organised(call, asked.id, archived=False)

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from ..access import Permit
 from ..drafts import Content
-from ..errors import Invalid
+from ..errors import Forbidden, Invalid
 from ..forgetting import Preview
 from ..kinds import KINDS
 from ..query import Place
@@ -199,6 +199,7 @@ async def messages(asked: Messages, call: Call) -> Json:
 
 # -- correct ------------------------------------------------------------------------------------------------------
 
+SEES_AND_WRITES = Permit.READ | Permit.WRITE  # what answers with more of a record than the caller sent
 REVISED = ("text", "labels", "folder", "importance", "pinned", "archived", "metadata", "at", "ends", "version")
 
 
@@ -221,7 +222,7 @@ class Revise(Named):
 @operation(
     "PATCH",
     "/memories/{id}",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=Changed,
     repeats=True,
     example={"text": "I moved to Lisbon in June", "importance": 7},
@@ -242,7 +243,7 @@ class Organise(Named):
 @operation(
     "PUT",
     "/memories/{id}/organise",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=Versions,
     example={"labels": ["home"], "folder": "private"},
 )
@@ -262,7 +263,7 @@ class Supersede(Named):
 @operation(
     "POST",
     "/memories/{id}/supersede",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=Changed,
     status=201,
     example={"content": "I live in Porto", "at": "2026-06-01"},
@@ -279,7 +280,9 @@ class Retract(Named):
     wait: Wait = "indexed"
 
 
-@operation("POST", "/memories/{id}/retract", needs=Permit.WRITE, gives=Changed, repeats=True, example={"user": "ana"})
+@operation(
+    "POST", "/memories/{id}/retract", needs=SEES_AND_WRITES, gives=Changed, repeats=True, example={"user": "ana"}
+)
 async def retract(asked: Retract, call: Call) -> Json:
     """Say that it was never true: it is not found again, but its history stays."""
     return await changed(call, await call.memory.retract(asked.id, **call.whose), asked.wait)
@@ -326,7 +329,9 @@ async def forget(asked: Forget, call: Call) -> Json:
 
 
 async def erased(call: Call, *ids: str, **named: Any) -> Json:
-    """Erase, and return the certificate; of a dry run, what would go."""
+    """Erase, and return the certificate; of a dry run, what would go, to whom may see it."""
+    if named.get("dry_run") and Permit.READ not in call.principal.permits:
+        raise Forbidden("this key may not read, and a dry run shows what would go")
     gone: Preview | Certificate = await call.memory.forget(*ids, **named, **call.whose)
     if isinstance(gone, Preview):
         return {"certificate": None, "preview": preview_as_json(gone)}

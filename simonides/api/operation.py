@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from ..access import Permit, Principal
 from ..arguments import Whose, named
 from ..directory import Directory
-from ..errors import Forbidden, Invalid
+from ..errors import Forbidden, Invalid, Unauthorized
 from ..memory import AsyncMemory
 from ..record import Scope, began, now, stable_id
 from ..serving import Serving
@@ -71,6 +71,14 @@ class Call:
         levels = {"user": scope.user, "agent": scope.agent, "session": scope.session}
         named = {name: value for name, value in levels.items() if value is not None}
         return typing.cast(Whose, {"tenant": scope.tenant, "space": scope.space, **named})
+
+    async def stays(self) -> None:
+        """Raise Unauthorized where the key was closed meanwhile: what has no end of its own asks before it goes on."""
+        directory, mine = self.desk.directory, self.principal
+        if directory is None or mine.tenant is None:  # nobody showed a key
+            return
+        if why := (await directory.get(mine.name, tenant=mine.tenant)).closed(now()):
+            raise Unauthorized(f"this key is {why}" if why == "revoked" else f"this key has {why}")
 
 
 Run = Callable[[Any, Call], Awaitable[dict[str, Any]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -87,7 +88,7 @@ class MakeKey(Asked):
     example={"name": "the kitchen's agent", "user": "ana", "permits": ["read", "write"]},
 )
 async def make_key(asked: MakeKey, call: Call) -> Json:
-    """Make a key, and show its secret this once. It cannot do more than the key it is made with."""
+    """Make a key, and show its secret this once. It cannot do more than the key it is made with, nor for longer."""
     mine, wanted = call.principal, Permit.of(asked.permits)
     spaces = frozenset(asked.spaces) if asked.spaces else frozenset({asked.space}) if asked.space else mine.spaces
     if wanted not in mine.permits or (mine.spaces is not None and not (spaces or frozenset()) <= mine.spaces):
@@ -102,7 +103,10 @@ async def make_key(asked: MakeKey, call: Call) -> Json:
         rate=asked.rate if mine.rate is None else min(asked.rate or mine.rate, mine.rate),
         expires=asked.expires,
     )
-    key, secret = await directory_of(call).make(grant)
+    directory = directory_of(call)
+    if mine.tenant is not None and (ends := (await directory.get(mine.name, tenant=mine.tenant)).expires) is not None:
+        grant = dataclasses.replace(grant, expires=min(grant.expires or ends, ends))
+    key, secret = await directory.make(grant)
     return {"key": key_as_json(key), "secret": secret}
 
 

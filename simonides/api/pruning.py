@@ -9,7 +9,7 @@ from pydantic import Field
 from ..access import Permit
 from ..pruning import DAYS, IMPORTANT, LIMIT
 from ..wire import Json, as_json, proposal_as_json
-from .memories import picked
+from .memories import SEES_AND_WRITES, picked
 from .operation import Call, operation
 from .shapes import Asked, FactorShape, Importance, Moment, Name, Names, RecordShape, Scalar, Shape
 from .shapes import Limit as Count
@@ -87,7 +87,7 @@ class Pruned(Shape):
 @operation(
     "POST",
     "/prune",
-    needs=Permit.WRITE,
+    needs=SEES_AND_WRITES,
     gives=Pruned,
     repeats=True,
     example={"ids": ["019a1c2e-7d10-7c55-8b1f-2f6f0a3c9d41"], "dry_run": True},

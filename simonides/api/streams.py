@@ -40,6 +40,7 @@ async def export(asked: Export, call: Call) -> AsyncGenerator[bytes]:
         found = await call.memory.versions(
             after=place, limit=BATCH, **{**picked(asked, FILTERS), "archived": True, "ended": True}, **call.whose
         )
+        await call.stays()
         yield before + b"".join(line(record) + b"\n" for record in found)
         if (place := found.next) is None:
             return
@@ -103,6 +104,7 @@ async def events(asked: Events, call: Call) -> AsyncGenerator[Json]:
         async for _ in moves:
             while True:
                 found = await call.memory.changes(after=place, limit=BATCH, **call.whose)
+                await call.stays()
                 for each in found:
                     yield change_as_json(each)
                 moved, place = found.next > place, found.next

@@ -10,13 +10,14 @@ import contextlib
 import gzip
 import lzma
 import struct
+import typing
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from ..errors import Damaged
 
@@ -24,6 +25,7 @@ BLOCK = 256 * 1024
 HEAD = 64 * 1024
 SIZE_MAX = 2 * 1024**3  # bytes of one file as it lies on the disk
 UNPACKED_MAX = 8 * 1024**3
+DIRECTORY_MAX = 32 * 1024**2  # bytes of the list of what is in an archive, which takes ten times that in memory
 RATIO_MAX = 200  # unpacked to packed; JSON of chats packs 5 to 20 times smaller …
 RATIO_FREE = 32 * 1024**2  # … but the first bytes may be as repetitive as they like
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
@@ -100,12 +102,27 @@ class _Budget:
 
 def _zipped(path: Path, file: IO[bytes], budget: _Budget) -> Iterator[Member]:
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(typing.cast("IO[bytes]", _Sparing(file)))
     except UNREADABLE as error:
         raise Damaged(f"is a broken zip archive: {_said(error)}") from error
     with archive:
         for info in _wanted(archive.infolist()):
             yield Member(f"{shown(path)}/{info.filename}", _unzipped(archive, info, budget))
+
+
+class _Sparing:
+    """A file of which never much is read at once: of an archive, only the list of its members could be as long."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > DIRECTORY_MAX:
+            raise Damaged(f"lists its members on more than {DIRECTORY_MAX // 1024**2} MiB: unpack it yourself")
+        return self._file.read(size)
 
 
 def _wanted(infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:

@@ -30,7 +30,7 @@ from ..recall import Context, Hits
 from ..record import Scope, now
 from .openai.answers import Answer
 from .openai.refusals import NotAllowed, TooLarge, kind, problem
-from .openai.turns import Talk, marked, nothing_new, read, without
+from .openai.turns import Talk, marked, nothing_new, read, whose, without
 from .openai.upstream import (
     METHODS,
     Gone,
@@ -87,6 +87,7 @@ class Turn:
     wish: Wish  # with the session that it goes to
     at: datetime
     ids: tuple[str, str]  # of the question and of its answer
+    owner: tuple[str, ...]
     passages: tuple[str, ...] = ()  # what the model was given
     answer: Answer = field(default_factory=Answer)
 
@@ -111,7 +112,9 @@ class Proxy:
         self._upstream = Upstream()
         self._calls = Calls()
         self._keeping = dict[asyncio.Task[None], Scope]()  # whose turns are not remembered yet
-        self._sessions = OrderedDict[str, str]()  # of answers that the upstream keeps (Responses)
+        self._sessions = OrderedDict[
+            tuple[tuple[str, ...], str], str
+        ]()  # by whose they are, of answers that the upstream keeps
 
     def routes(self) -> list[Route]:
         return [Route("/v1/{path:path}", self, methods=[*METHODS, *REFUSED], include_in_schema=False)]
@@ -183,9 +186,10 @@ class Proxy:
 
     def _turn(self, talk: Talk, wish: Wish, principal: Principal) -> Turn:
         scope, at = wish.scope, now()
-        session = scope.session or self._sessions.get(talk.before) or talk.session(scope, principal.name)
+        mine = whose(scope, principal.name)
+        session = scope.session or self._sessions.get((mine, talk.before)) or talk.session(scope, principal.name)
         scope = replace(scope, session=session)
-        return Turn(talk, replace(wish, scope=scope), at, talk.ids(scope, at))
+        return Turn(talk, replace(wish, scope=scope), at, talk.ids(scope, at), mine)
 
     # -- what is recalled ----------------------------------------------------------------------------------------
 
@@ -235,7 +239,7 @@ class Proxy:
         """Remember what is new of a turn that was answered: the question, and the answer to it where it is whole."""
         talk, answer, ended = turn.talk, turn.answer, now()
         if answer.id:
-            self._sessions[answer.id] = turn.wish.scope.session or ""
+            self._sessions[turn.owner, answer.id] = turn.wish.scope.session or ""
             while len(self._sessions) > SESSIONS_MAX:
                 self._sessions.popitem(last=False)
         try:

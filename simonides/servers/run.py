@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .. import config, terminal
 from ..errors import Forbidden, SimonidesError, Unavailable
@@ -86,6 +87,44 @@ async def _grpc(house: House) -> AsyncIterator[int | None]:
         await door.stop(serving.drain_seconds)
 
 
+class Patient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """A connection on which a whole request has begun within the time that one is kept open without.
+
+    uvicorn itself counts only from the first answer on: whoever connects and says nothing, or never ends the headers,
+    would take one of the connections that there are, without a key, for as long as they like.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait(no_more=True)
+        super().connection_lost(exc)
+
+    def _wait(self, no_more: bool = False) -> None:
+        if no_more or not self._silent():
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+        elif self._waiting is None:
+            self._waiting = self.loop.call_later(self.timeout_keep_alive, self._give_up)
+
+    def _silent(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _give_up(self) -> None:
+        self._waiting = None
+        if self._silent() and not self.transport.is_closing():
+            self.transport.close()
+
+
 class Server(uvicorn.Server):
     """uvicorn, which leaves the signals to us, and says when it is ready."""
 
@@ -94,6 +133,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 house.app,
+                http=Patient,
                 lifespan="off",
                 ws="none",
                 log_config=None,

@@ -21,7 +21,7 @@ from ..access import Permit
 from ..api import PREFIX, Desk
 from ..api.operation import granted, read
 from ..api.streams import Events, Export, Import, Imported, events, export, take_in
-from ..errors import Full, Invalid
+from ..errors import Full, Invalid, Unauthorized
 from .http import json_of, once_only, principal_of, problems_of
 
 IMPORT_MAX = 64 * 2**30  # bytes of one import
@@ -117,8 +117,9 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 
 
 async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
-    async for event in events(asked, call):
-        yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
+    with contextlib.suppress(Unauthorized):  # the key was closed: whoever comes back will hear so
+        async for event in events(asked, call):
+            yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
 
 
 @contextlib.asynccontextmanager

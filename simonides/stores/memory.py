@@ -320,6 +320,8 @@ class _Draft:
     def _is_new(self, record: Record) -> bool:
         versions = self.versions(record.ref)
         if record.version == len(versions) + 1:
+            if versions and versions[-1].scope != record.scope:
+                raise Conflict(f"{record.id} is there already, and belongs elsewhere")
             return True
         if not self.holds(record.ref, record.version):
             raise Conflict(f"{record.id} is at version {len(versions)}; the next is not {record.version}")

@@ -133,6 +133,7 @@ class SqliteStore:
         if record.version != (last[0] if last else 0) + 1:
             raise Conflict(f"{record.id} is at version {last[0] if last else 0}; the next is not {record.version}")
         if last:
+            _check_owner(record, last)
             at = max(at, _time(last[1]) + TICK)
             known = Span(since=at)
             db.execute("UPDATE records SET known_until = ? WHERE row = ?", (rows.stamp(at), last[2]))
@@ -148,6 +149,7 @@ class SqliteStore:
         if record.version != (last[0] if last else 0) + 1:
             raise Conflict(f"version {record.version} of {record.id} came before those it follows")
         if last:
+            _check_owner(record, last)
             until = rows.stamp(known.since)
             db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
         if known.until is None:
@@ -733,11 +735,21 @@ def _known(record: Record, at: datetime) -> Span:
     return record.known if record.known.since else Span(at, record.known.until)
 
 
-def _last(db: apsw.Connection, realm: int, id: str) -> tuple[int, int, int] | None:
-    """Return (version, known_since, row) of the latest version."""
-    sql = "SELECT version, known_since, row FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
-    found: tuple[int, int, int] | None = _first(db, sql, (realm, id))
+Last = tuple[int, int, int, str, str, str]
+
+
+def _last(db: apsw.Connection, realm: int, id: str) -> Last | None:
+    """Return (version, known_since, row, user, agent, session) of the latest version."""
+    columns = "version, known_since, row, user, agent, session"
+    sql = f"SELECT {columns} FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
+    found: Last | None = _first(db, sql, (realm, id))
     return found
+
+
+def _check_owner(record: Record, last: Last) -> None:
+    """Whose a record is never changes: so nobody reaches another's by writing its next version."""
+    if last[3:] != tuple(level or "" for _, level in record.scope.levels):
+        raise Conflict(f"{record.id} is there already, and belongs elsewhere")
 
 
 def _check_same(db: apsw.Connection, realm: int, record: Record) -> None:

@@ -143,9 +143,8 @@ class Talk:
         user from the next. Two users may begin alike; where no user is named, two keys (`name`) are two clients.
         Chats of one user that begin with the same words become one conversation.
         """
-        owner = (*scope.realm, scope.user or "", scope.agent or "", "" if scope.user else name)
         told = f"\x1f{self.before}" if self.before else self.first
-        return f"chat-{hashlib.sha256(msgspec.msgpack.encode([owner, told])).hexdigest()[:16]}"
+        return f"chat-{hashlib.sha256(msgspec.msgpack.encode([whose(scope, name), told])).hexdigest()[:16]}"
 
     def ids(self, scope: Scope, at: datetime) -> tuple[str, str]:
         """Return the ids of the question and of its answer: of the same history, sent again on the same day, the same.
@@ -159,6 +158,11 @@ class Talk:
             stable_id(day, *owner, "question", asked),
             stable_id(day, *owner, "answer", self.upto(len(self.items))),
         )
+
+
+def whose(scope: Scope, name: str) -> tuple[str, ...]:
+    """Return who has a conversation: a user (with an agent); where none is named, the key of that name."""
+    return (*scope.realm, scope.user or "", scope.agent or "", "" if scope.user else name)
 
 
 def item_of(message: Raw) -> Item:

@@ -88,10 +88,10 @@ def target(base: str, scope: Scope) -> str:
     """
     if not base:
         raise Unavailable("no upstream is set: name the base URL of an OpenAI API as `upstream`")
-    path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].partition("/v1/")[2]
-    path = path or quote(scope["path_params"]["path"])
+    raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0] or f"/v1/{quote(scope['path_params']['path'])}"
+    before, _, path = raw.removeprefix(scope.get("root_path", "")).partition("/v1/")
     plain = unquote(unquote(path))
-    if _ODD.search(plain) or any(part in ("", ".", "..") for part in plain.rstrip("/").split("/")):
+    if before or _ODD.search(plain) or any(part in ("", ".", "..") for part in plain.rstrip("/").split("/")):
         raise Invalid("this path leads nowhere")
     query = scope.get("query_string", b"").decode("latin-1")
     return f"{base.rstrip('/')}/{path}{'?' if query else ''}{query}"

@@ -12,10 +12,10 @@ from hypothesis import given
 from ...errors import Conflict
 from ...kinds import Message
 from ...query import Query
-from ...record import Link, Record, Ref, Scope
+from ...record import Link, Record, Ref, Scope, Span
 from ...store import Batch, Store
 from ..records import ANA, BO, OTHER, TEAM, archives, bears, every, queries, said, texts
-from .steps import MakeStore, by_words, embedded, found_texts, put, rule, told, unit
+from .steps import SUMMER, MakeStore, by_words, embedded, found_texts, put, rule, told, unit
 
 
 class Walls:
@@ -53,6 +53,20 @@ class Walls:
         for tenant, space in (("other", "main"), ("acme", "team"), ("ACME", "main"), ("%", "%"), ("*", "*")):
             assert await store.commit(Batch(erase=(Ref(tenant, space, record.id),))) == []
         assert await found_texts(store, Query(scope=ANA)) == ["mine"]
+
+    async def test_whose_a_record_is_never_changes(self, store: Store) -> None:
+        mine = said("mine", ANA)
+        await put(store, mine)
+        open_to_all = dataclasses.replace(ANA, user=None, agent=None, session=None)
+        for scope in (BO, dataclasses.replace(ANA, session="another"), open_to_all):
+            for batch in (
+                Batch(put=(dataclasses.replace(mine.revise(), scope=scope),)),
+                Batch(restore=(dataclasses.replace(mine, version=2, scope=scope, known=Span(since=SUMMER)),)),
+            ):
+                with pytest.raises(Conflict):
+                    await store.commit(batch)
+        assert await store.find(every(TEAM)) == []
+        assert await found_texts(store, every(Scope(tenant=ANA.tenant, space=ANA.space))) == ["mine"]
 
     async def test_names_that_look_alike_are_not_the_same_wall(self, store: Store) -> None:
         walls = [tuple(wall.split("|")) for wall in ("ab|c", "a|bc", "a|b", "a_|c", "a%|c", "A|b", "a |b", "a|b\x00")]
