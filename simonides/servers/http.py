@@ -49,6 +49,7 @@ METADATA = {
     "example": {"project": "bridge"},
 }
 STREAMS = tuple(f"{PREFIX}/{name}" for name in ("events", "export"))  # answer no HEAD: nobody knows their length
+TAGS = {"recalling": "recall", "people": "keys"}  # what a resource is called, where not as its file
 IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
 SLASH = "\ufdd0"  # stands in a path for a slash that belongs to an id; no text holds it
 SEVERAL = ("results", "hits")  # what an answer calls what there may be several of
@@ -212,7 +213,7 @@ def _add(made: FastAPI, row: Operation) -> None:
         name=row.name,
         summary=row.does,
         description=row.tells,
-        tags=[row.resource],
+        tags=[TAGS.get(row.resource, row.resource)],
         status_code=row.status,
         response_model=row.gives,
         responses=_refusals(row, bool(in_body)),
