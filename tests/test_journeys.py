@@ -52,7 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Se
         path = tmp_path_factory.mktemp("served") / "m.db"
         memory = AsyncMemory(path, settled=False, embedder="hashing:", zone="Europe/Lisbon")
         desk = Desk(memory)
-        listener = socket.socket()
+        listener = socket.socket(proto=socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
             uvicorn.Config(app(desk, Gate(None, require=False), more=[mount]), log_level="error", ws="none")
