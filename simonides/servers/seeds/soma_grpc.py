@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import Invalid, NotFound
 from ...record import Scope, stable_id
-from .soma import read, said, spelled
+from .soma import PLACED, read, said, spelled
 
 SERVICE = "somafractalmemory.MemoryService"
 TYPES = ("episodic", "semantic")
@@ -27,7 +27,7 @@ async def store(asked: Mapping[str, Any], ask: Ask, scope: Scope) -> dict[str, A
     if not isinstance(payload, Mapping):
         raise Invalid("payload_json must be a JSON object")
     plain = {f"payload.{name}": value for name, value in payload.items() if not isinstance(value, dict | list)}
-    metadata = {"coordinate": spelled(place), "payload": payload, "memory_type": kind, **plain}
+    metadata = {"coordinate": spelled(place), "payload": payload, "memory_type": kind, PLACED: True, **plain}
     text, id = said(dict(payload)), _id(scope, place)
     try:
         await ask("get", id=id)
