@@ -152,6 +152,9 @@ async def test_what_cannot_be_opened_leaves_nothing_behind(home: Path) -> None:
     with pytest.raises(Invalid, match="directories"):
         async with opened(home / "me.db", Serving(directory="nothing:")):
             pass
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+    del others
     gc.collect()
     assert unheard == []
 
