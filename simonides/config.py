@@ -133,6 +133,11 @@ def directory_url(store: str) -> str:
     return f"sqlite:///{path}-keys" if of_a_file else f"sqlite:///{data_folder() / 'keys.db'}"
 
 
+def keys_url(store: str, directory: str) -> str:
+    """Return where the keys to that store are: in the directory that the settings name, or else in its own place."""
+    return store_url(directory) if directory else directory_url(store)
+
+
 def open_backend(folder: str, url: str, *arguments: Any) -> Any:
     """Open the backend of that folder (`stores`, `directories`, …) that the URL's scheme names."""
     return opener(folder, url)(url, *arguments)

@@ -42,6 +42,6 @@ def _shape(field: dataclasses.Field[Any]) -> dict[str, Any]:
     if field.type == "bool":
         return {"help": text}
     if about(field).secret:
-        return {"help": f"The file that holds it: {meaning}.", "metavar": "PATH"}
+        return {"help": f"The file that holds {meaning}.", "metavar": "PATH"}
     metavar = {"int": "N", "float": "SECONDS", "tuple[str, ...]": "A,B"}.get(str(field.type), "TEXT")
     return {"help": text, "metavar": "|".join(about(field).choices) or metavar}

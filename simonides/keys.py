@@ -75,6 +75,8 @@ def _expiry(given: Moment | None, at: datetime, zone: tzinfo | None) -> datetime
     found = _LONG.fullmatch(given.strip()) if isinstance(given, str) else None
     try:
         until = at + int(found[1]) * _UNITS[found[2]] if found else moment("expires", given, zone)
+    except Invalid as error:
+        raise Invalid(f"{error.message}; or how long it is: 12h, 90d, 2w, 1y") from None
     except OverflowError:
         raise Invalid(f"expires {given!r} is beyond the last year there is") from None
     if until is not None and until <= at:

@@ -89,7 +89,11 @@ class AsyncRemoteMemory:
         self._calls = Calls()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/"), headers=headers, timeout=timeout, transport=transport, follow_redirects=False
+            base_url=url.rstrip("/").removesuffix(PREFIX),
+            headers=headers,
+            timeout=timeout,
+            transport=transport,
+            follow_redirects=False,
         )
 
     @property
@@ -458,7 +462,9 @@ class AsyncRemoteMemory:
                 raise Invalid(f"this cannot be sent: {error}") from None
             except httpx.TransportError as error:
                 if wait is None or isinstance(error, httpx.UnsupportedProtocol):
-                    raise Unavailable(f"{self._client.base_url} does not answer: {error}") from None
+                    raise Unavailable(
+                        f"{self._client.base_url} does not answer: {error}. Does a server run there?"
+                    ) from None
             except (Limited, Unavailable) as error:
                 if wait is None:
                     raise

@@ -275,6 +275,16 @@ def test_the_log_leaves_out_secrets_and_what_errors_say(as_json: bool) -> None:
         assert [json.loads(line)["level"] for line in said.splitlines()] == ["warning", "error"]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_line_says_first_what_is_looked_for_first(as_json: bool) -> None:
+    stream = io.StringIO()
+    with logs.logged(Serving(log="json" if as_json else "pretty"), stream):
+        about = {"agent": "curl", "request_id": "abc", "status": 201, "route": "/here", "method": "POST"}
+        logging.getLogger("simonides.test").info("request", extra=about)
+    said = stream.getvalue()
+    assert sorted(about, key=said.index) == ["method", "route", "status", "agent", "request_id"]
+
+
 # -- what is counted ----------------------------------------------------------------------------------------------
 
 

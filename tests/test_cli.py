@@ -416,6 +416,7 @@ def test_what_is_out_of_use_is_shown_with_why_and_archived_when_told(run: Run, m
     done = run("prune", "--yes")
     assert done.exit_code == 0 and f"simonides archive --off {shown_id(old.id)}" in done.stdout
     assert memory.get(old.id).status == "archived"
+    assert run("prune").exit_code == 1 and "nothing is out of use" in run("prune").stderr
     nothing = run("prune", "--yes")
     assert nothing.exit_code == 1 and "nothing is out of use" in nothing.stderr
     assert answer_of(run("prune", "--yes", "--json")) == {"archived": False, "results": []}
@@ -423,6 +424,10 @@ def test_what_is_out_of_use_is_shown_with_why_and_archived_when_told(run: Run, m
     assert memory.get(old.id).status == "active"
     assert run("prune", "--yes", "-q").stdout == f"{old.id}\n"
     assert run("prune", "--older-than", "long").exit_code == run("prune", "--kind", "fact").exit_code == 2
+
+
+def test_the_overview_says_of_every_command_what_it_does_in_full(run: Run) -> None:
+    assert "..." not in run("--help").stdout
 
 
 def shown_id(id: str) -> str:

@@ -299,9 +299,14 @@ def test_concurrent_callers_lose_nothing(memory: Any) -> None:
 # -- what only a server can do ------------------------------------------------------------------------------------
 
 
+def test_the_address_may_be_that_of_the_api(served: Callable[[], Served]) -> None:
+    with RemoteMemory(f"{served().url}/api/v1/", user="nobody yet") as memory:
+        assert memory.count(shared=False) == 0
+
+
 def test_nobody_at_the_address_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simonides.remote.WAIT_S", (0.0, 0.0))
-    with RemoteMemory("http://127.0.0.1:9") as memory, pytest.raises(Unavailable, match="does not answer"):
+    with RemoteMemory("http://127.0.0.1:9") as memory, pytest.raises(Unavailable, match=r"does not answer.*run there"):
         memory.recall("x")
     with pytest.raises(Invalid):
         RemoteMemory("127.0.0.1:40020")

@@ -132,6 +132,21 @@ def test_a_key_is_made_and_its_secret_alone_is_on_stdout(run: Run, home: Path) -
     assert run("keys", "create", "quiet", "-q").stderr == ""
 
 
+def test_keys_go_where_the_settings_say_that_the_server_looks(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMONIDES_DIRECTORY", str(home / "elsewhere.db"))
+    secret = run("keys", "create", "laptop").stdout.strip()
+    assert (home / "elsewhere.db").exists() and "laptop" in run("keys", "list").stdout
+    monkeypatch.delenv("SIMONIDES_DIRECTORY")
+    assert "laptop" not in run("keys", "list").stdout and secret
+
+
+def test_how_long_is_offered_where_a_time_is_wrong(run: Run) -> None:
+    wrong = run("keys", "create", "laptop", "--expires", "1m")
+    assert wrong.exit_code == 2 and "ISO 8601" in wrong.stderr and "90d" in wrong.stderr
+
+
 def test_a_key_is_bound_to_a_user_or_a_space_only_where_one_is_named(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -24,7 +25,8 @@ from serving import PATIENCE_S, Child, child, served, until
 
 from simonides import Memory
 from simonides.cli import main
-from simonides.errors import Unavailable
+from simonides.errors import Invalid, Unavailable
+from simonides.servers.house import opened
 from simonides.servers.run import bound
 from simonides.serving import Serving
 
@@ -137,6 +139,24 @@ def test_wrong_settings_are_an_error_before_anything_is_opened(home: Path) -> No
     refused = simonides("serve", "--port", "70000")
     assert refused.exit_code == 2 and "port must be between 0 and 65535" in refused.stderr
     assert not (home / "home").exists()
+
+
+def test_a_server_is_not_begun_for_one_user(home: Path) -> None:
+    told = CliRunner().invoke(main, ["serve", "--user", "ana"])
+    assert told.exit_code == 2 and "--user" in told.stderr and "simonides keys" in told.stderr
+
+
+async def test_what_cannot_be_opened_leaves_nothing_behind(home: Path) -> None:
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, said: unheard.append(said))
+    with pytest.raises(Invalid, match="directories"):
+        async with opened(home / "me.db", Serving(directory="nothing:")):
+            pass
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+    del others
+    gc.collect()
+    assert unheard == []
 
 
 def test_every_setting_is_a_flag(home: Path) -> None:

@@ -89,11 +89,11 @@ def _object(text: str) -> dict[str, Any]:
 async def _here(asked: Asked, operation: str, said: dict[str, Any]) -> Any:
     from ..access import LOCAL
     from ..api import OPERATIONS, Desk
-    from ..config import directory_url, open_backend
+    from ..config import keys_url, open_backend, serving
     from ..memory import AsyncMemory
 
     async with AsyncMemory(asked.store, tenant=asked.tenant, space=asked.space, embedder=asked.embedder) as memory:
-        directory = open_backend("directories", directory_url(asked.settings.store_url))
+        directory = open_backend("directories", keys_url(asked.settings.store_url, serving().directory))
         try:
             desk = Desk(memory, directory)
             found = await OPERATIONS[operation](desk, LOCAL, said)

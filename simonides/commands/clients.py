@@ -36,7 +36,10 @@ PLACES = ("SIMONIDES_CONFIG", "SIMONIDES_HOME")
 )
 @click.pass_context
 def mcp(ctx: click.Context, tools: str) -> Any:
-    """Speak MCP over stdin and stdout, as the programs that start it expect; `mcp install` tells them of it."""
+    """Speak MCP over stdin and stdout, for a program that starts it.
+
+    `simonides mcp install` tells such a program of it.
+    """
     return _speak(ctx.obj, tools) if ctx.invoked_subcommand is None else None
 
 
@@ -46,6 +49,8 @@ def _speak(asked: Asked, tools: str) -> Any:
         server = importlib.import_module("simonides.servers.mcp")
     except ModuleNotFoundError as error:
         raise Unavailable(f"MCP needs the extra `serve`: pip install 'simonides[serve]' ({error})") from error
+    if sys.stdin.isatty():
+        remark(asked, "this speaks MCP to a program, which `simonides mcp install` tells of it; Ctrl-D ends it")
     return server.main_stdio(asked, tools)
 
 
@@ -56,7 +61,7 @@ simonides mcp install codex --dry-run"""
 
 
 @mcp.command("install", example=INSTALL)
-@click.argument("client", type=click.Choice(list(CLIENTS)))
+@click.argument("client", type=click.Choice(list(CLIENTS)), metavar="CLIENT")
 @click.option("--name", default=clients.NAME, show_default=True, metavar="NAME", help="What the client calls it.")
 @click.option("--url", metavar="URL", help="A server to reach over HTTP, in place of one that the client starts.")
 @click.option("--key-file", type=click.Path(path_type=Path), metavar="PATH", help="The file that holds the key for it.")
@@ -74,7 +79,9 @@ def install(
     printed: bool,
     remove: bool,
 ) -> None:
-    """Write this memory into the configuration file of an MCP client; a copy of the file is kept beside it.
+    """Write this memory into the configuration file of an MCP client.
+
+    CLIENT is claude-desktop, claude-code, cursor, vscode or codex. A copy of its file is kept beside it.
 
     The client will start `simonides mcp` with the --store, --user, --space, … given here, and with the SIMONIDES_
     variables of the memory that are set now, since it does not have those of your shell. With --url it will reach a

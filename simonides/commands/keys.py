@@ -11,7 +11,7 @@ import click
 
 from .. import shown, terminal
 from ..asked import ABBREVIATED_MIN, PAGE, SERVE, Asked, Command, common, format_examples, take_common
-from ..config import directory_url, open_backend
+from ..config import keys_url, open_backend, serving
 from ..directory import Directory, Key
 from ..errors import Invalid, NotFound
 from ..keys import PERMITS, grant_of
@@ -148,7 +148,7 @@ def _asked_of(asked: Asked, question: Callable[[Directory], Coroutine[Any, Any, 
 
 
 def _url(asked: Asked) -> str:
-    return directory_url(asked.settings.store_url)
+    return keys_url(asked.settings.store_url, serving().directory)
 
 
 def _is_there(asked: Asked) -> bool:

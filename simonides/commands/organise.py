@@ -81,7 +81,10 @@ def folder(asked: Asked, id: str, name: str | None, out: bool) -> None:
 @click.argument("ids", nargs=-1, required=True)
 @click.option("--off", is_flag=True, help="Unpin.")
 def pin(asked: Asked, ids: tuple[str, ...], off: bool) -> None:
-    """Keep records at hand, or no longer; of a conversation it alone, and not all that was said in it."""
+    """Keep records at hand, or no longer.
+
+    Of a conversation it is pinned alone, and not all that was said in it.
+    """
     with asked.memory() as memory:
         found = the_records(memory, ids, asked)
         pinned = [memory.revise(record.id, pinned=not off, **asked.whose) for record in found]
@@ -124,14 +127,14 @@ def prune(asked: Asked, days: float, importance: float, limit: int, dry_run: boo
     Proposed is what was neither said nor recalled for long and matters little, says the same as something else, or was
     superseded; nothing pinned. Nothing is lost: `simonides archive ID --off` brings it back.
     """
-    if not (dry_run or yes or terminal.can_ask()):
-        raise Invalid(
-            "nothing was archived, for there is no terminal to ask on: add --yes, or look first with --dry-run"
-        )
     with asked.memory() as memory:
         found = memory.propose(
             threshold_days=days, importance_threshold=importance, limit=limit, **which(asked, filters)
         )  # fmt: skip
+        if found and not (dry_run or yes or terminal.can_ask()):
+            raise Invalid(
+                "nothing was archived, for there is no terminal to ask on: add --yes, or look first with --dry-run"
+            )
         wanted = bool(found) and (yes or _wanted(asked, found, dry_run))
         if wanted:
             memory.archive([each.id for each in found], **asked.whose)

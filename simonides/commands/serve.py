@@ -8,17 +8,22 @@ from typing import Any
 import click
 
 from ..asked import SERVE, Asked, command
+from ..errors import Invalid
 from ..flags import serving_flags
 
 
 @command(SERVE, "simonides serve\nsimonides serve --port 8080 --require-key\nsimonides serve --host 0.0.0.0")
 @serving_flags()
 def serve(asked: Asked, **flags: Any) -> None:
-    """Serve the memory, until Ctrl+C: an HTTP API with its documentation, MCP, and a proxy for OpenAI clients.
+    """Serve the memory over HTTP and MCP, and to OpenAI clients, until Ctrl+C.
 
     On this machine alone, unless --host says otherwise; then whoever calls needs a key (`simonides keys create`).
     Every setting may also come from the environment or the configuration file: see `simonides config`.
     """
+    if named := ", ".join(f"--{level}" for level in ("user", "agent", "session") if getattr(asked, level) is not None):
+        raise Invalid(
+            f"{named}: a server is there for everybody, and a key says for whom it opens: see `simonides keys`"
+        )
     gc.disable()  # nothing of what is imported and made until it is ready is garbage: looking for some takes a tenth
     try:
         from ..servers import run

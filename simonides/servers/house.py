@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.routing import Route
 
 from ..api import Desk
-from ..config import directory_url, open_backend
+from ..config import keys_url, open_backend
 from ..directory import Directory
 from ..errors import SimonidesError
 from ..memory import AsyncMemory
@@ -88,7 +88,8 @@ async def opened(
         memory = _Measured(observer, store, tenant=tenant, space=space, embedder=embedder, settled=False)
         parts.push_async_callback(memory.close)
         ready = asyncio.create_task(memory.open())  # while the routes are made
-        keys: Directory = open_backend("directories", told.directory or directory_url(memory.settings.store_url))
+        parts.push_async_callback(_ended, ready)
+        keys: Directory = open_backend("directories", keys_url(memory.settings.store_url, told.directory))
         parts.push_async_callback(keys.close)
         house = await asyncio.to_thread(built, Desk(memory, keys, told), observer)
         parts.push_async_callback(house.gate.close)
@@ -98,6 +99,12 @@ async def opened(
         warming = asyncio.create_task(_warm(memory))
         yield house
         warming.cancel()
+
+
+async def _ended(opening: asyncio.Task[Any]) -> None:
+    """Wait until a memory is open or not: where something else fails meanwhile, it is closed after that."""
+    with contextlib.suppress(SimonidesError):
+        await opening
 
 
 async def _warm(memory: AsyncMemory) -> None:

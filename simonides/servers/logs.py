@@ -56,7 +56,9 @@ def take_level(serving: Serving) -> None:
 
 
 def formatter(json: bool, colours: bool = False) -> logging.Formatter:
-    end: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=colours)
+    end: Any = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
+    )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
@@ -65,6 +67,7 @@ def formatter(json: bool, colours: bool = False) -> logging.Formatter:
             _identified,
             _without_messages,
             _redacted,
+            _in_order,
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, end],
     )
@@ -87,6 +90,11 @@ def _without_messages(logger: Any, method: str, event: Event) -> Event:
 
 def _redacted(logger: Any, method: str, event: Event) -> Event:
     return {name: redacted(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _in_order(logger: Any, method: str, event: Event) -> Event:
+    """Say first what is looked for first: method, route and status."""
+    return {name: event[name] for name in (*(n for n in FIELDS if n in event), *(n for n in event if n not in FIELDS))}
 
 
 def redacted(text: str) -> str:

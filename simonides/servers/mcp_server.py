@@ -177,7 +177,8 @@ async def _conversations(visit: Visit, cursor: str | None) -> types.ListResource
 
 
 def _listed(talk: Json) -> types.Resource:
-    parts = (talk["created_at"] and talk["created_at"][:10], talk["folder"], f"{talk['message_count']} messages")
+    said = f"{talk['message_count']} message{'s' * (talk['message_count'] != 1)}"
+    parts = (talk["created_at"] and talk["created_at"][:10], talk["folder"], said)
     return types.Resource(
         uri=f"memory://conversation/{quote(talk['id'], safe='')}",
         name=talk["id"],

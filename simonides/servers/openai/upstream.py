@@ -120,7 +120,9 @@ class Upstream:
         except httpx.TimeoutException:
             raise Late from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise Gone(f"the upstream cannot be reached: {type(error).__name__}") from None
+            raise Gone(
+                f"the model's server, which the setting `upstream` names, cannot be reached: {type(error).__name__}"
+            ) from None
         try:
             yield answer
         finally:
