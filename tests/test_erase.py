@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import subprocess
 import sys
@@ -618,3 +619,11 @@ def test_everything_must_be_said_plainly(memory: Memory) -> None:
     for wrong in ("yes", "no", 1, "", None):
         assert isinstance(refused(memory.forget, everything=wrong), Invalid)
     assert memory.count() == 40
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of POSIX")
+def test_what_is_remembered_is_its_owners_alone_to_read(tmp_path: Path) -> None:
+    with Memory(tmp_path / "me.db", embedder="hashing:") as memory:
+        memory.remember(["mine", "and mine"] * 20)
+        for path in tmp_path.iterdir():
+            assert path.stat().st_mode & 0o077 == 0, path

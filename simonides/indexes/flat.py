@@ -428,7 +428,7 @@ class FlatIndex:
             if self._folder is None:
                 yield
                 return
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = FileLock(f"{self._path(realm)}.lock", thread_local=False)
             await _acquire(lock, patience)
             try:

@@ -328,7 +328,7 @@ class FileCodes:
         return bits_width(self.owner.dimension), row_type(self.owner.dimension).itemsize
 
     def _make(self) -> None:
-        self._paths[0].parent.mkdir(parents=True, exist_ok=True)
+        self._paths[0].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, width in zip(self._paths, (*self._widths, 0), strict=True):
             with FileIO(path, "w") as file:
                 if width:

@@ -467,6 +467,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(each["loc"][:1] == ("body",) and isinstance(each.get("input"), bytes) for each in error.errors()):
         return problem(415, "media_type", "the body must be JSON, and the Content-Type application/json")
+    if broken := next((each for each in error.errors() if each["type"] == "json_invalid"), None):
+        why = str(broken.get("ctx", {}).get("error", "")).lower()
+        return problem(422, "invalid", f"the body is no JSON: {why} at character {broken['loc'][-1]}")
     said = []
     for each in error.errors()[:3]:
         where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path", "header"))
@@ -480,7 +483,10 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 400:  # of a body: not UTF-8, or nested too deeply
         return problem(422, "invalid", "the body is no JSON that can be read")
     if error.status_code == 405:
-        return problem(405, "method", str(error.detail), headers={"Allow": ", ".join(_methods(request))})
+        methods = ", ".join(_methods(request))
+        return problem(405, "method", f"this address takes {methods}: see /docs", headers={"Allow": methods})
+    if error.status_code == 404 and error.detail == "Not Found":
+        return problem(404, "not_found", "there is nothing at this address: /docs shows what there is")
     return problem(
         error.status_code,
         codes.get(error.status_code, "http"),

@@ -8,6 +8,7 @@ the default, `full`, flushes the disk before a write is acknowledged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import threading
@@ -553,6 +554,7 @@ class SqliteStore:
                 connection = apsw.Connection(":memory:")
             else:
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                _make_own(self._path)
                 connection = apsw.Connection(self._path)
             connection.set_busy_timeout(BUSY_MS)
             connection.create_scalar_function("holds", rows.holds, 2, deterministic=True)  # type: ignore[arg-type]
@@ -871,6 +873,14 @@ def _levels(query: Query) -> list[tuple[str, tuple[str, ...]]]:
 def _unless_narrower(query: Query) -> rows.By:
     narrower = (query.ids, query.keys, query.part_of, query.linked, query.labels, query.folder)
     return {} if any(named is not None for named in narrower) else dict(_levels(query)[:1])
+
+
+def _make_own(path: str) -> None:
+    """Make the file, where there is none, so that only its owner reads what is remembered; what SQLite puts beside it
+    takes over its mode.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _change(row: tuple[Any, ...]) -> Change:
