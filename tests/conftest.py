@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import pytest
 import simonides
 from simonides.store import Store
 from simonides.testing.stores import MakeStore
+
+# Whoever starts the tests in the background may have them pass over Ctrl-C, and so every program that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(simonides.__file__).parents[1]
 STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:")
