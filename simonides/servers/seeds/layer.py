@@ -21,7 +21,7 @@ ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
 
 
 class Add(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: Text
     session_id: Name | None = None
@@ -35,7 +35,7 @@ class Added(BaseModel):
 
 
 class Search(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
     top_k: int = Field(5, ge=1, le=1000)

@@ -22,7 +22,7 @@ ERRORS = problems_of(401, 403, 422, 429, 503)
 class Filters(BaseModel):
     """What narrows a question; each holds for every way of finding."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     label: Name | None = None
     labels: Names | None = None
@@ -39,7 +39,7 @@ class Filters(BaseModel):
 
 
 class Ask(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
     filters: Filters | None = None
@@ -66,7 +66,7 @@ class Results(BaseModel):
 
 
 class Words(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
     limit: int = Field(10, ge=1, le=PAGE_MAX)
@@ -88,7 +88,7 @@ class Messages(BaseModel):
 
 
 class Assemble(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
     preferred_labels: Annotated[list[Name], Field(max_length=100)] = Field(default_factory=list)
@@ -97,7 +97,7 @@ class Assemble(BaseModel):
 
 
 class Threshold(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     threshold_days: float = Field(DAYS, ge=0, le=36_500)
     importance_threshold: float = Field(IMPORTANT, ge=0, le=10)
@@ -122,7 +122,7 @@ class Suggestions(BaseModel):
 
 
 class Execute(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     conversation_ids: Annotated[list[Name], Field(min_length=1, max_length=PAGE_MAX)]
 

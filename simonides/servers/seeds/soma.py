@@ -27,7 +27,7 @@ Coordinate = Annotated[str, Field(min_length=1, max_length=200, examples=["1,2,3
 
 
 class Store(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     coord: Coordinate
     payload: dict[str, JsonValue]
@@ -67,7 +67,7 @@ class Found(BaseModel):
 
 
 class Search(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
     top_k: int = Field(5, ge=1, le=1000)
