@@ -14,20 +14,22 @@ import apsw
 
 from ..errors import Damaged
 
-SCHEMA = 2
+SCHEMA = 3
 STEPS: Mapping[int, str] = {
     2: """
         CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
-        CREATE TABLE recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
         DROP INDEX records_part;
         DROP INDEX records_user;
         DROP INDEX records_session;
         CREATE INDEX records_part ON records (realm, part_of, at, id) WHERE part_of IS NOT NULL;
         CREATE INDEX records_user ON records (realm, user, at, id);
-        CREATE INDEX records_agent ON records (realm, agent, at, id);
         CREATE INDEX records_session ON records (realm, session, at, id);
         CREATE INDEX records_talk ON records (realm, at, id) WHERE kind = 'conversation';
         CREATE INDEX records_user_pinned ON records (realm, user, at, id) WHERE pinned = 1 AND known_until IS NULL;
+    """,
+    3: """
+        CREATE TABLE IF NOT EXISTS recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
+        CREATE INDEX IF NOT EXISTS records_agent ON records (realm, agent, at, id);
     """,
 }
 
