@@ -43,7 +43,7 @@ $(WHEELS)/bge-small: .venv/made packages/fetch.py $(wildcard packages/simonides-
 
 .venv/dev: .venv/installed
 	@echo "Installing what the tests need …"
-	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast,serve,grpc,tracing]' --group dev
+	@$(PIP) install --find-links $(WHEELS) --editable '.[local,fast,serve,grpc,tracing,scaled]' --group dev
 	@touch $@
 
 docs: dev  ## write the reference anew from the code

@@ -9,10 +9,11 @@ import importlib
 import itertools
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from engines import S3, Kafka, Machine, Postgres, Valkey, machine
 
 import simonides
 from simonides.store import Store
@@ -62,3 +63,32 @@ async def store(make_store: MakeStore) -> AsyncIterator[Store]:
     opened = await make_store()
     yield opened
     await opened.close()
+
+
+# -- real servers, each started when a test first asks for it, and shared by the tests of one process ----------------
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Machine]:
+    with machine() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def postgres(engines: Machine) -> Postgres:
+    return engines.postgres()
+
+
+@pytest.fixture(scope="session")
+def valkey(engines: Machine) -> Valkey:
+    return engines.valkey()
+
+
+@pytest.fixture(scope="session")
+def kafka(engines: Machine) -> Kafka:
+    return engines.kafka()
+
+
+@pytest.fixture(scope="session")
+def s3(engines: Machine) -> S3:
+    return engines.s3()
