@@ -115,7 +115,7 @@ class Server:
 class Postgres(Server):
     """PostgreSQL 18 with pgvector. Its user is postgres, without a password, from this machine alone.
 
-    `settings` are such as postgresql.conf has; `durable` makes it flush, as it must where it is killed with its machine.
+    `settings` are such as postgresql.conf has. It does not flush unless they say so: kill -9 of it loses nothing.
     """
 
     def __init__(self, home: Path, folder: Path, port: int | None = None, *, settings: Mapping[str, str] = {}) -> None:
