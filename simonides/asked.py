@@ -78,7 +78,7 @@ class Asked:
     def memory(self, *, new: bool = False) -> Iterator[Memory]:
         """Open the memory asked for. Unless it may be `new`, one that is not there is an error, not an empty answer."""
         if not new:
-            self._is_there()
+            self.is_there()
         with terminal.busy("Opening the memory…", self.quiet):
             from .sync import Memory
 
@@ -86,7 +86,7 @@ class Asked:
         with memory:
             yield memory
 
-    def _is_there(self) -> None:
+    def is_there(self) -> None:
         scheme, _, path = store_url(self.settings.store_url).partition(":///")
         if scheme == "sqlite" and path != ":memory:" and not Path(path).exists():
             raise NotFound(

@@ -34,6 +34,7 @@ class Settings:
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
+    embedder_next: str = setting("", "URL of the embedder to change over to, once `simonides embeddings` says so")
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")
     user: str = setting("", "the command line's user when none is named")

@@ -96,7 +96,7 @@ def _all(scope: Scope) -> Query:
 
 
 async def erase(
-    preview: Preview, scope: Scope, store: Store, index: Index | None, embedder: Embedder | None
+    preview: Preview, scope: Scope, store: Store, indexes: Sequence[Index], embedders: Sequence[Embedder]
 ) -> Certificate:
     """Take everything of the preview out of every place, and return the certificate, which is also in the log."""
     refs = frozenset(record.ref for record in preview.records)
@@ -110,10 +110,10 @@ async def erase(
         "words": preview.versions,
         "vectors": sum(len(slots) for slots in vectors),
     }
-    if embedder:
+    for embedder in embedders:
         embedder.clear_cache()
     try:
-        return await _purge(refs, scope, preview.derived, counted, samples, store, index)
+        return await _purge(refs, scope, preview.derived, counted, samples, store, indexes)
     except Full as error:
         raise Full(
             "what was named is erased, but the disk is full: its last bytes and its certificate are seen to when the"
@@ -121,14 +121,14 @@ async def erase(
         ) from error
 
 
-async def finish(store: Store, index: Index | None) -> None:
+async def finish(store: Store, indexes: Sequence[Index]) -> None:
     """Finish the erases that were cut off before their certificate; on a full disk, the next opening tries again."""
     unfinished = await store.unfinished()
     for realm in sorted({(ref.tenant, ref.space) for ref in unfinished}):
         refs = frozenset(ref for ref in unfinished if (ref.tenant, ref.space) == realm)
         scope = Scope(tenant=realm[0], space=realm[1])
         try:
-            await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, index)
+            await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, indexes)
         except Full as error:
             log.warning("an erase that was cut off cannot be finished yet: %s", error)
 
@@ -140,10 +140,10 @@ async def _purge(
     counted: Mapping[str, int],
     samples: Sequence[str],
     store: Store,
-    index: Index | None,
+    indexes: Sequence[Index],
 ) -> Certificate:
-    """Take the erased out of the index, the exports and the store's own bytes, and certify it."""
-    if index:
+    """Take the erased out of the indexes, the exports and the store's own bytes, and certify it."""
+    for index in indexes:
         await index.catch_up(scope)
     lines = await asyncio.to_thread(_purge_exports, store.folder, refs)
     proof = await store.scrub(samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ from .follow import Follower, Progress, lagging
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position
 from .index import Index
+from .models import Model, answering, check_told
 from .passes import Passes
 from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
 from .query import Hit, Place, Query
@@ -104,6 +106,8 @@ class AsyncMemory:
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
         self._passes: Passes | None = None  # with the store
+        self._other: Model | None = None  # the other embedding model, where there are two
+        self._remark: str | None = None  # what whoever asks should know of the store's models
         self._recalls: Recalls | None = None  # with the store
         self._opening = asyncio.Lock()
         self._calls = Calls()
@@ -299,7 +303,7 @@ class AsyncMemory:
     ) -> Hits:
         question, means = await self._asking(text)
         hits = await answer(question, query, means, effort, explain=explain, least=least)
-        return hits.noting(self.behind)
+        return hits.noting(self.behind, self._remark)
 
     async def _asking(self, text: str) -> tuple[Question, Means]:
         """Return the text as a question, and what answers it, as far as anybody has written by now."""
@@ -580,7 +584,9 @@ class AsyncMemory:
             return preview
         if not preview.records:
             raise NotFound("nothing matches: nothing was erased")
-        certificate = await erase(preview, query.scope, store, self._index, self._embedder)
+        indexes = [index for index in (self._index, self._other and self._other.index) if index]
+        embedders = [embedder for embedder in (self._embedder, self._other and self._other.embedder) if embedder]
+        certificate = await erase(preview, query.scope, store, indexes, embedders)
         await self._settle()
         return certificate
 
@@ -677,11 +683,13 @@ class AsyncMemory:
             return
         self._calls.closed = True
         await self._calls.ended()
-        if self._passes:
-            await self._passes.ended(self._patience_s)
+        for passes in (self._passes, self._other and self._other.passes):
+            if passes:
+                await passes.ended(self._patience_s)
         if self._recalls:
             await self._recalls.close()
-        for part in (self._index, self._embedder, self._store):
+        others = (self._other.index, self._other.embedder) if self._other else ()
+        for part in (self._index, self._embedder, *others, self._store):
             if part is not None:
                 await part.close()
 
@@ -701,30 +709,54 @@ class AsyncMemory:
                 if self._store is None:
                     await self._open()
         assert self._store is not None
+        if self._other:
+            await self._turn(self._store, self._other)
         return self._store
 
     async def _open(self) -> None:
         if self._embedder is None and self.settings.embedder != OFF:
-            embedder: Embedder = open_backend("embedders", self.settings.embedder)
-            await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
-            self._embedder = self._opened("embedder", embedder)
-        store: Store = self._opened("store", await asyncio.to_thread(open_backend, "stores", self._url))
-        index: Index | None = None
-        try:
+            self._embedder = await self._open_embedder(self.settings.embedder)
+        other = await self._open_embedder(self.settings.embedder_next) if self.settings.embedder_next else None
+        async with contextlib.AsyncExitStack() as undo:
+            store: Store = self._opened("store", await asyncio.to_thread(open_backend, "stores", self._url))
+            undo.push_async_callback(store.close)
+            index: Index | None = None
             if self._embedder:
-                vectors = Vectors(self._embedder)
-                self._followers = (vectors,)
-                size = self._embedder.dimension
-                found: Index = open_backend("indexes", self.settings.index, store, vectors.model, size)
-                index = self._opened("index", found)
-            await finish(store, index)
-        except BaseException:
-            if index:
-                await index.close()
-            await store.close()
-            raise
+                self._remark = await check_told(store, self._embedder.name)
+                index = self._open_index(store, self._embedder)
+                undo.push_async_callback(index.close)
+                self._followers = (Vectors(self._embedder),)
+                if other and other.name != self._embedder.name:
+                    self._remark, second = None, self._open_index(store, other)
+                    undo.push_async_callback(second.close)
+                    vectors = Vectors(other)
+                    passes = Passes(store, (vectors,), second, self._home)
+                    self._other = Model(other, second, vectors, passes)
+            await finish(store, [each for each in (index, self._other and self._other.index) if each])
+            undo.pop_all()
         self._index, self._recalls = index, Recalls(store)
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
+
+    async def _open_embedder(self, url: str) -> Embedder:
+        embedder: Embedder = open_backend("embedders", url)
+        await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
+        return self._opened("embedder", embedder)
+
+    def _open_index(self, store: Store, embedder: Embedder) -> Index:
+        model = Vectors(embedder).model
+        found: Index = open_backend("indexes", self.settings.index, store, model, embedder.dimension)
+        return self._opened("index", found)
+
+    async def _turn(self, store: Store, other: Model) -> None:
+        """Go on with the model that was chosen last: calls under way end with the one that they began with."""
+        mine = self._embedder, self._index, self._passes
+        assert mine[0] and mine[1] and mine[2]
+        if await answering(store, (mine[0].name, other.name)) == mine[0].name or self._other is not other:
+            return
+        [vectors] = self._followers
+        assert isinstance(vectors, Vectors)
+        self._embedder, self._index, self._passes = other.embedder, other.index, other.passes
+        self._followers, self._other = (other.vectors,), Model(mine[0], mine[1], vectors, mine[2])
 
     def _opened(self, part: str, what: T) -> T:
         """Return what a store, index or embedder is used through: itself, unless somebody measures it."""
