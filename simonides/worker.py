@@ -12,11 +12,14 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
-from .errors import Conflict, SimonidesError
+from .config import OFF, Settings, open_backend, store_url
+from .derivers.vectors import Vectors
+from .errors import Conflict, Invalid, SimonidesError
 from .follow import (
     STEP,
     WAITS,
@@ -32,6 +35,7 @@ from .follow import (
     wanted,
 )
 from .leases import TAKEN_OVER_S, Leases
+from .record import now
 from .store import Batch, Change, Cursor, Store
 
 log = logging.getLogger("simonides.worker")
@@ -176,6 +180,16 @@ class Figures:
             self.rate = 0.8 * self.rate + 0.2 * changes / seconds if self.rate else changes / seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How a follower of this worker stands in the store."""
+
+    place: int
+    lag: int
+    lag_s: float
+    letters: int  # at most LETTERS are counted
+
+
 class Worker:
     """Follows until it is told to `stop`. One source a follower; `at_once` batches of each are under way together."""
 
@@ -222,6 +236,16 @@ class Worker:
         for error in ended:
             if isinstance(error, Exception):
                 raise error
+
+    async def stands(self) -> dict[str, Stand]:
+        """Return how each follower stands, whichever worker followed."""
+        head, found = await self._store.head(), dict[str, Stand]()
+        for name in self.figures:
+            place = reached(name, await self._store.cursors(name))
+            waiting = await self._store.changes(after=place, limit=1)
+            since = (now() - waiting[0].at).total_seconds() if waiting else 0.0
+            found[name] = Stand(place, max(0, head - place), since, len(await self._store.letters(name, limit=LETTERS)))
+        return found
 
     async def _loop(self, follower: Follower) -> None:
         """Follow one batch after another; where the whole follower cannot go on, wait longer each time."""
@@ -318,6 +342,45 @@ class Worker:
                 await asyncio.wait_for(self._stopping.wait(), REPLAY_S)
             with contextlib.suppress(*WAITS):
                 await replay(follower, self._store, self._sources[follower.name].held, self._patience)
+
+
+VECTORS = "vectors"  # the follower that every store has
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    settings: Settings,
+    *,
+    followers: Sequence[str] = (VECTORS,),
+    at_once: int = 1,
+    taken_over_s: float = TAKEN_OVER_S,
+    patience: Patience | None = None,
+    around: Callable[[str, Any], Any] = lambda part, what: what,
+) -> AsyncIterator[Worker]:
+    """Open the store and the followers named: `vectors`, or URLs of sinks. `around` is put around each part."""
+    async with contextlib.AsyncExitStack() as parts:
+        made = list[Follower]()
+        for name in followers:
+            if name != VECTORS:
+                made.append(open_backend("sinks", name))
+            elif settings.embedder == OFF:
+                raise Invalid("there is nothing to embed with: name an embedder, or other --followers than vectors")
+            else:
+                embedder = around("embedder", open_backend("embedders", settings.embedder))
+                parts.push_async_callback(embedder.close)
+                await asyncio.to_thread(embedder.tokens, "ready")  # says now what is missing
+                made.append(Vectors(embedder))
+        url = store_url(settings.store_url)
+        store: Store = around("store", await asyncio.to_thread(open_backend, "stores", url))
+        parts.push_async_callback(store.close)
+
+        def source(follower: Follower) -> Source:
+            if settings.feed:
+                found: Source = open_backend("feeds", settings.feed, store, follower.name)
+                return found
+            return StoreSource(store, follower.name, taken_over_s=taken_over_s, at_once=at_once)
+
+        yield Worker(store, made, source, at_once=at_once, patience=patience)
 
 
 def apart(batch: Batch, changes: Sequence[Change]) -> dict[int, Batch]:

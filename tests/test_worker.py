@@ -165,7 +165,9 @@ async def test_workers_go_on_where_one_who_followed_alone_stopped(store: Store, 
     assert len(await embedded(store, vectors)) == 80
 
 
-async def test_both_kinds_at_once_lose_nothing_and_embed_nothing_twice(store: Store, crew: Crew, vectors: Vectors) -> None:
+async def test_both_kinds_at_once_lose_nothing_and_embed_nothing_twice(
+    store: Store, crew: Crew, vectors: Vectors
+) -> None:
     crew.join(), crew.join()
     for n in range(12):
         await store.commit(Batch(put=records(17, f"round {n}")))
