@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from .follow import Follower, followed, reached
@@ -59,6 +60,7 @@ async def position(store: Store, followers: Sequence[Follower]) -> Position:
 
 WATCHED_S = 1.3  # between two looks at the workers' heartbeats, of which there is one a second
 LETTERS_MAX = 1000  # that are counted
+_OURS = re.compile(r"^(lease|worker)/")  # of the names of cursors, those that are no follower's
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,15 +82,17 @@ class Status:
     followers: tuple[Following, ...]
 
 
-async def status(store: Store) -> Status:
-    """Return how far each follower of the store is. Where workers announced themselves, this watches for a second."""
+async def status(store: Store, followers: Sequence[Follower] = ()) -> Status:
+    """Return how far these followers are, and whatever else has a place in the store. Where workers announced
+    themselves, this watches them for a second, to tell who is alive.
+    """
     before = await store.cursors("")
-    names = sorted({name.partition("#")[0] for name in before if not name.startswith(("lease/", "worker/"))})
     if any(name.startswith("worker/") for name in before):
         await asyncio.sleep(WATCHED_S)
     places, head = await store.cursors(""), await store.head()
+    names = {_OURS.sub("", name).partition("#")[0] for name in places} | {each.name for each in followers}
     alive = {name for name, value in places.items() if before.get(name) != value}
-    return Status(head, tuple([await _following(store, name, places, alive, head) for name in names]))
+    return Status(head, tuple([await _following(store, name, places, alive, head) for name in sorted(names)]))
 
 
 async def _following(store: Store, name: str, places: Mapping[str, int], alive: set[str], head: int) -> Following:
@@ -104,6 +108,6 @@ async def _following(store: Store, name: str, places: Mapping[str, int], alive: 
         lag=max(0, head - place),
         lag_s=max(0.0, (now() - waiting[0].at).total_seconds()) if waiting else 0.0,
         letters=len(await store.letters(name, limit=LETTERS_MAX)),
-        shared=any(each.startswith(f"{name}#") for each in places),
+        shared=any(each.startswith((f"{name}#", lease(name))) for each in places),
         workers=dict(sorted(workers.items())),
     )

@@ -654,7 +654,7 @@ class AsyncMemory:
     @operation
     async def status(self) -> Status:
         """Return how far each follower of the store is, which workers share it, and how many letters there are."""
-        return await status(await self._ready())
+        return await status(await self._ready(), self._followers)
 
     @operation
     async def backlog(self, most: int = 0) -> tuple[int, float]:
