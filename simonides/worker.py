@@ -60,6 +60,7 @@ class StoreSource:
         self._idle = 0.0  # when the places of idle shards were last moved
         self._taking = asyncio.Lock()
         self._beating: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     @property
     def held(self) -> frozenset[int]:
@@ -74,8 +75,10 @@ class StoreSource:
         self._beating = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._leases.beat_s)
+        while not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._leases.beat_s)
+                return
             try:
                 await self._leases.beat()
                 await self._move_own()
@@ -155,8 +158,8 @@ class StoreSource:
 
     async def close(self) -> None:
         if self._beating:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+            self._ending.set()  # a heartbeat that is cut off would leave us not knowing what our leases say
+            await self._beating
             self._beating = None
             await self._leases.leave()
             await self._move_own()

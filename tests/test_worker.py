@@ -422,7 +422,7 @@ async def test_status_says_who_works_and_how_far_it_is(store: Store, crew: Crew,
     ids = {str(each._sources[Vectors(embedder).name].worker) for each in made}
 
     async def shared() -> bool:
-        [found] = (await status(store)).followers
+        [found] = (await status(store, [Vectors(embedder)])).followers
         return dict(found.workers) == dict.fromkeys(ids, 32) and found.lag == 5 and found.shared
 
     await until(shared, 20)
