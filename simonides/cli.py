@@ -31,10 +31,11 @@ from .commands import (
     serve,
     settings,
     upkeep,
+    work,
 )
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, serve, call, keys, upkeep, embeddings, settings, bench, clients)
+MODULES = (remember, correct, organise, exchange, serve, work, call, keys, upkeep, embeddings, settings, bench, clients)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,

@@ -19,7 +19,7 @@ from .embedder import Embedder
 from .errors import Conflict, Invalid
 from .follow import Progress, settle
 from .index import Index
-from .passes import Passes
+from .passes import Elsewhere, Passes
 from .query import Query
 from .record import Record, Scope
 from .store import Batch, Cursor, Store
@@ -38,7 +38,7 @@ class Model:
     embedder: Embedder
     index: Index
     vectors: Vectors
-    passes: Passes
+    passes: Passes | Elsewhere
 
     @property
     def name(self) -> str:
