@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .derivers.vectors import Vectors
+from .derivers.vectors import Vectors, dropped
 from .embedder import Embedder
 from .errors import Conflict, Invalid
-from .follow import Progress, settle
+from .follow import Progress, reached, settle
 from .index import Index
 from .passes import Elsewhere, Passes
 from .query import Query
@@ -83,7 +83,7 @@ async def turn(store: Store, name: str) -> int:
 
 
 async def is_dropped(store: Store, name: str) -> bool:
-    return bool(await store.cursor(f"dropped/{name}"))
+    return bool(await store.cursor(dropped(name)))
 
 
 async def answering(store: Store, names: Iterable[str]) -> str:
@@ -114,11 +114,15 @@ async def kept(store: Store) -> list[Kept]:
     found = []
     for name in turns:
         recipes = [model for model in counted if _embedder_of(model) == name]
-        place = max([await store.cursor(f"vectors/{model}") for model in recipes])
+        place = max([await _place(store, f"vectors/{model}") for model in recipes])
         vectors = sum(counted[model] for model in recipes)
         answers = turns[name] == latest and (latest > 0 or len(turns) == 1)
         found.append(Kept(name, vectors, head - place, answers, await is_dropped(store, name)))
     return found
+
+
+async def _place(store: Store, follower: str) -> int:
+    return reached(follower, await store.cursors(follower))
 
 
 def _names(models: Iterable[str]) -> list[str]:
@@ -131,7 +135,7 @@ def _embedder_of(model: str) -> str:
 
 async def planned(store: Store, embedder: Embedder) -> Plan:
     """Return what it would take to embed what this model has not embedded yet. Some texts are embedded to see."""
-    place, head = await store.cursor(Vectors(embedder).name), await store.head()
+    place, head = await _place(store, Vectors(embedder).name), await store.head()
     counts = await store.counts()
     share = (head - place) / head if head else 0.0
     versions = round(counts["versions"] * share)
@@ -145,9 +149,12 @@ async def planned(store: Store, embedder: Embedder) -> Plan:
 
 async def fill(store: Store, embedder: Embedder, progress: Progress | None = None) -> None:
     """Make the vectors that this model has not made yet, beside those of others; where it is cut off, it goes on."""
+    vectors = Vectors(embedder)
     if await is_dropped(store, embedder.name):
-        await _move(store, f"dropped/{embedder.name}", 0)
-    await settle([Vectors(embedder)], store, progress)
+        for place in [vectors.name, *await store.cursors(f"{vectors.name}#")]:
+            await _move(store, place, 0)
+        await _move(store, dropped(embedder.name), 0)
+    await settle([vectors], store, progress)
 
 
 async def choose(store: Store, name: str) -> None:
@@ -164,10 +171,11 @@ async def drop(store: Store, name: str, indexes: Iterable[Index] = (), progress:
         raise Invalid(f"the store keeps nothing of a model {name!r}; it has {', '.join(each.name for each in found)}")
     if any(each.answers and each.name == name for each in found):
         raise Invalid(f"{name} is the model that answers: choose another first, with `simonides embeddings use`")
-    await _move(store, f"dropped/{name}", 1)
+    await _move(store, dropped(name), 1)
     count = 0
     for model in [model for model in await store.models() if _embedder_of(model) == name]:
-        await _move(store, f"vectors/{model}", 0)
+        for place in [f"vectors/{model}", *await store.cursors(f"vectors/{model}#")]:
+            await _move(store, place, await store.head())  # what a follower is about to write finds its place moved
         while gone := await store.drop_model(model, limit=DROPPED):
             count += gone
             if progress:

@@ -91,6 +91,11 @@ class Vectors:
         return found
 
 
+def dropped(embedder: str) -> str:
+    """Return the name of the place that is moved from 0 when what this embedder made is dropped."""
+    return f"dropped/{embedder}"
+
+
 def older(model: str, models: Iterable[str]) -> list[str]:
     """Return those of the models that are of the same embedder, by an older recipe."""
     embedder, _, recipe = model.rpartition("/")
