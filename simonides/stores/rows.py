@@ -47,6 +47,10 @@ def time(stamp: int | None) -> datetime | None:
     return None if stamp is None else EPOCH + timedelta(microseconds=stamp)
 
 
+def moment(stamp: int) -> datetime:
+    return EPOCH + timedelta(microseconds=stamp)
+
+
 def as_row(record: Record, realm: int, known: Span) -> tuple[Any, ...]:
     """Return the values of COLUMNS for a version that is known for that time."""
     scope, valid = record.scope, record.valid
@@ -91,10 +95,8 @@ def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
 def as_change(row: tuple[Any, ...]) -> Change:
     """Return the line of the log of a row: seq, at, id, version, kind, note, and the five names of the scope."""
     seq, at, id, version, kind, note, tenant, space, user, agent, session = row
-    when = time(at)
-    assert when is not None
     scope = _scope(tenant, space, user, agent, session)
-    return Change(seq, when, id, version, kind, scope, _decode(note) if note else None)
+    return Change(seq, moment(at), id, version, kind, scope, _decode(note) if note else None)
 
 
 def known(record: Record, at: datetime) -> Span:
@@ -154,9 +156,7 @@ def where(
         if wanted is not None:
             say((f"r.{column} = ?", list(wanted)) if len(wanted) == 1 else dialect.among(column, wanted))
     if query.kinds == TALKS:
-        parts.append(
-            "r.kind = 'conversation'"
-        )  # as a literal: there is an index of these alone
+        parts.append("r.kind = 'conversation'")  # as a literal: there is an index of these alone
     if query.linked is not None:
         say(dialect.linked(realm, *query.linked))
     for label in sorted(query.labels or ()):
