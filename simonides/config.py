@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,6 +34,7 @@ class Settings:
     """What a memory is made of. Each may be given in code, as `SIMONIDES_<NAME>`, or in the configuration file."""
 
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
+    read_url: str = setting("", "URL of a replica of the store, which is read from as long as it is not behind")
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
     tenant: str = setting("default", "the tenant of whoever names none")
@@ -142,6 +144,14 @@ def keys_url(store: str, directory: str) -> str:
 def open_backend(folder: str, url: str, *arguments: Any) -> Any:
     """Open the backend of that folder (`stores`, `directories`, …) that the URL's scheme names."""
     return opener(folder, url)(url, *arguments)
+
+
+def open_store(url: str, read_url: str = "") -> Any:
+    """Open the store; with a `read_url` one that can read from a replica, or raise Invalid."""
+    found = opener("stores", url)
+    if read_url and len(inspect.signature(found).parameters) < 2:
+        raise Invalid(f"a store in {url.partition(':')[0]} has no replica to read from: leave out read_url")
+    return found(url, read_url) if read_url else found(url)
 
 
 def opener(folder: str, url: str) -> Callable[..., Any]:

@@ -36,7 +36,7 @@ from .arguments import (
     zone_of,
 )
 from .calls import Calls, operation
-from .config import OFF, Settings, open_backend, settings, store_url
+from .config import OFF, Settings, open_backend, open_store, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
@@ -52,6 +52,7 @@ from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
+from .serving import hide
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
@@ -632,7 +633,7 @@ class AsyncMemory:
         """Return what is kept and how much: counts by kind, versions, vectors, lines of the log, and the settings."""
         store = await self._ready()
         return {
-            "store": self._url,
+            "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
             "behind": self.behind,
             **await store.counts(),
@@ -708,7 +709,7 @@ class AsyncMemory:
             embedder: Embedder = open_backend("embedders", self.settings.embedder)
             await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
             self._embedder = self._opened("embedder", embedder)
-        store: Store = self._opened("store", await asyncio.to_thread(open_backend, "stores", self._url))
+        store: Store = self._opened("store", await asyncio.to_thread(open_store, self._url, self.settings.read_url))
         index: Index | None = None
         try:
             if self._embedder:

@@ -90,9 +90,9 @@ def database(postgres: Postgres) -> str:
 
 
 @pytest.fixture
-def schemas(database: str) -> Iterator[Schemas]:
+def schemas(postgres: Postgres, database: str) -> Iterator[Schemas]:
     """What gives each store a schema of its own, and drops them after the test."""
-    made = Schemas(database)
+    made = Schemas(postgres, database)
     yield made
     made.drop()
 

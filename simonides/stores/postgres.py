@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from .postgres_bytes import scrub
 from .postgres_errors import translated
 from .postgres_migrations import prepare
 from .postgres_pool import Db, Pool, connect, fetch
+from .postgres_replica import Replica, place
 from .postgres_rows import as_record, bound, given, kept, unbound, where
 from .postgres_upkeep import COUNTS, as_counts, check, rebuild
 from .postgres_url import parsed
@@ -78,6 +80,13 @@ AROUND = f"""
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    pool: Pool
+    writer: Writer
+    replica: Replica | None
+
+
 class PostgresStore:
     def __init__(self, url: str, read_url: str = "") -> None:
         self._address = parsed(url)
@@ -87,31 +96,29 @@ class PostgresStore:
         finally:
             connection.close()
         self.folder: str | None = None
-        self._parts: tuple[Pool, Writer] | None = None
+        self._read_from = parsed(read_url) if read_url else None
+        self._parts: Parts | None = None
+        self._head = 0  # the last that was told
         self._words = Words()
         self._closed = False
 
     @property
-    def _pool(self) -> Pool:
-        return self._opened()[0]
-
-    @property
-    def _writer(self) -> Writer:
-        return self._opened()[1]
-
-    def _opened(self) -> tuple[Pool, Writer]:
+    def _here(self) -> Parts:
         """Return the connections, which belong to the event loop that first asks for them."""
         if self._parts is None:
             if self._closed:
                 raise Invalid("this memory is closed")
             pool = Pool(self._address)
-            self._parts = pool, Writer(pool)
+            replica = Replica(pool, self._read_from) if self._read_from else None
+            self._parts = Parts(pool, Writer(pool), replica)
         return self._parts
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
-        return await self._writer.commit(batch, cursor)
+        changes = await self._here.writer.commit(batch, cursor)
+        await self._follow()
+        return changes
 
     async def recalled(self, last: Mapping[Ref, datetime]) -> None:
         if last:
@@ -123,10 +130,18 @@ class PostgresStore:
                 await db.execute(LOCKED, (list(tenants),))  # so that none of them is erased meanwhile
                 await db.execute(RECALLED, (list(tenants), list(spaces), list(ids), stamps))
 
-            await self._writer.alone(note)
+            await self._here.writer.alone(note)
+            await self._follow()
 
     async def drop_model(self, model: str, *, limit: int | None = None) -> int:
-        return await self._writer.alone(lambda db: drop(db, kept(model), limit))
+        dropped = await self._here.writer.alone(lambda db: drop(db, kept(model), limit))
+        await self._follow()
+        return dropped
+
+    async def _follow(self) -> None:
+        """Read from a replica only when it has what is on the primary by now."""
+        if replica := self._here.replica:
+            replica.wanted = await self._here.pool.read(None, place)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -182,9 +197,13 @@ class PostgresStore:
     async def head(self, scope: Scope | None = None) -> int:
         """Ask the server: it is one small row, in less time than a message about it would take to come."""
         if scope is not None:
-            sql = "SELECT head FROM realms WHERE realm = %s"
-            return await self._in_realm(scope, lambda db, realm: _one(db, sql, (realm,)), 0)
+            sql = "SELECT head FROM realms WHERE tenant = %s AND space = %s"
+            values = bound(scope.realm)
+            return int(await self._here.pool.read([scope.tenant], lambda db: _one(db, sql, values)))
         [(seq,)] = await self._everywhere("SELECT seq FROM log")
+        if seq != self._head:
+            self._head = int(seq)
+            await self._follow()
         return int(seq)
 
     async def cursor(self, name: str) -> int:
@@ -286,9 +305,10 @@ class PostgresStore:
     async def close(self) -> None:
         self._closed = True
         if self._parts:
-            pool, writer = self._parts
-            await writer.close()
-            await pool.close()
+            await self._parts.writer.close()
+            await self._parts.pool.close()
+            if self._parts.replica:
+                await self._parts.replica.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -296,19 +316,20 @@ class PostgresStore:
         """Do the work, which reads in this realm alone; return `otherwise` where there is no such realm."""
 
         async def read(db: Db) -> T:
-            realm = self._writer.realms.get(scope.realm)
+            realm = known.get(scope.realm)
             if realm is None:
                 sql = "SELECT realm FROM realms WHERE tenant = %s AND space = %s"
                 realm = await _one(db, sql, bound(scope.realm), None)
                 if realm is None:
                     return otherwise
-                self._writer.realms[scope.realm] = realm
+                known[scope.realm] = realm
             return await work(db, realm)
 
-        return await self._pool.read([scope.tenant], read)
+        known = self._here.writer.realms
+        return await (self._here.replica or self._here.pool).read([scope.tenant], read)
 
     async def _everywhere(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return await self._pool.read(None, lambda db: fetch(db, sql, values))
+        return await self._here.pool.read(None, lambda db: fetch(db, sql, values))
 
     async def _aside(self, work: Callable[[Connection[Any]], T]) -> T:
         """Do work that takes its time on a connection of its own, in a thread."""

@@ -17,6 +17,7 @@ from psycopg import Connection
 
 from .. import words as language
 from ..errors import Damaged, Invalid
+from ..postgresql import quoted
 from .postgres_errors import translated
 from .postgres_pool import ALL
 from .postgres_upkeep import make_words
@@ -39,7 +40,7 @@ WALLED = (
 def prepare(db: Connection[Any], address: Address, steps: Mapping[int, str] = STEPS, newest: int = SCHEMA) -> str:
     """Make the schema or migrate it, and return the store's identity. Whoever comes second waits, and finds it done."""
     try:
-        found = _meta(db)
+        found = _meta(db, address)
         if found is None or found.get("schema") != str(newest) or found.get("words") != str(language.VERSION):
             with db.transaction():
                 db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"simonides {address.schema}",))
@@ -50,7 +51,7 @@ def prepare(db: Connection[Any], address: Address, steps: Mapping[int, str] = ST
 
 
 def _brought_up(db: Connection[Any], address: Address, steps: Mapping[int, str], newest: int) -> dict[str, str]:
-    found = _meta(db)
+    found = _meta(db, address)
     if found is None:
         _create(db, address, newest)
     elif (schema := int(found.get("schema", 0))) > newest:
@@ -65,13 +66,17 @@ def _brought_up(db: Connection[Any], address: Address, steps: Mapping[int, str],
         if found.get("words") != str(language.VERSION):
             make_words(db)
             _note(db, "words", str(language.VERSION))
-    made = _meta(db)
+    made = _meta(db, address)
     assert made is not None
     return made
 
 
-def _meta(db: Connection[Any]) -> dict[str, str] | None:
-    if db.execute("SELECT to_regclass('meta')").fetchall() == [(None,)]:
+def _meta(db: Connection[Any], address: Address) -> dict[str, str] | None:
+    """Return what the store says of itself; None where there is none. It is looked for in the catalogue, which is
+    looked at anew where another process has just made it.
+    """
+    sql = "SELECT 1 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = 'meta'"
+    if not db.execute(sql, (address.schema,)).fetchone():
         return None
     return dict(db.execute("SELECT name, value FROM meta").fetchall())
 
@@ -82,8 +87,10 @@ def _note(db: Connection[Any], name: str, value: str) -> None:
 
 
 def _create(db: Connection[Any], address: Address, newest: int) -> None:
-    db.execute(f'CREATE SCHEMA IF NOT EXISTS "{address.schema}"')
-    if db.execute("SELECT 1 FROM pg_class WHERE relnamespace = %s::regnamespace", (address.schema,)).fetchone():
+    if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (address.schema,)).fetchone():
+        db.execute(f"CREATE SCHEMA {quoted(address.schema)}")
+    sql = "SELECT 1 FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"
+    if db.execute(sql, (address.schema,)).fetchone():
         raise Invalid(f"schema {address.schema} has tables of another program; name another one with ?schema=")
     db.execute("; ".join([_tables(address.partitions), *_walls()]))
     _note(db, "identity", str(uuid.uuid4()))

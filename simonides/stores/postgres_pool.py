@@ -12,6 +12,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 
 from ..errors import Invalid, Unavailable
+from ..postgresql import quoted
 from .postgres_errors import lost, translated
 from .postgres_rows import kept
 from .postgres_url import Address
@@ -37,7 +38,7 @@ def session(address: Address) -> tuple[str, tuple[str, str]]:
 
     Statements are planned for the values they have: how many records a user or a word has differs too much.
     """
-    return SESSION, (f'"{address.schema}"', "on" if address.durability == "full" else "off")
+    return SESSION, (quoted(address.schema), "on" if address.durability == "full" else "off")
 
 
 def connect(address: Address) -> Connection[Any]:
