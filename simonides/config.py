@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -26,6 +27,7 @@ from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
 HERE, ELSEWHERE = WORK = ("here", "elsewhere")  # where the log is followed
+SPELLED = {"postgresql": "postgres"}  # schemes that others write otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -33,6 +35,7 @@ class Settings:
     """What a memory is made of. Each may be given in code, as `SIMONIDES_<NAME>`, or in the configuration file."""
 
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
+    read_url: str = setting("", "URL of a replica of the store, which is read from as long as it is not behind")
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
     embedder_next: str = setting("", "URL of the embedder to change over to, once `simonides embeddings` says so")
@@ -147,9 +150,18 @@ def open_backend(folder: str, url: str, *arguments: Any) -> Any:
     return opener(folder, url)(url, *arguments)
 
 
+def open_store(url: str, read_url: str = "") -> Any:
+    """Open the store; with a `read_url` one that can read from a replica, or raise Invalid."""
+    found = opener("stores", url)
+    if read_url and len(inspect.signature(found).parameters) < 2:
+        raise Invalid(f"a store in {url.partition(':')[0]} has no replica to read from: leave out read_url")
+    return found(url, read_url) if read_url else found(url)
+
+
 def opener(folder: str, url: str) -> Callable[..., Any]:
     """Return what opens such a URL; raise Invalid where nothing does."""
     scheme = url.partition(":")[0]
+    scheme = SPELLED.get(scheme, scheme)
     module = f"{__package__}.{folder}.{scheme}"
     if scheme.isidentifier() and importlib.util.find_spec(module):
         found: Callable[..., Any] = importlib.import_module(module).open

@@ -38,7 +38,7 @@ from .arguments import (
     zone_of,
 )
 from .calls import Calls, operation
-from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, settings, store_url
+from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, open_store, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
@@ -55,6 +55,7 @@ from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
+from .serving import hide
 from .store import Batch, Certificate, Letter, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
@@ -639,7 +640,7 @@ class AsyncMemory:
         """Return what is kept and how much: counts by kind, versions, vectors, lines of the log, and the settings."""
         store = await self._ready()
         return {
-            "store": self._url,
+            "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
             "behind": self.behind,
             **await store.counts(),
@@ -775,7 +776,7 @@ class AsyncMemory:
             self._embedder = await self._open_embedder(self.settings.embedder)
         other = await self._open_embedder(self.settings.embedder_next) if self.settings.embedder_next else None
         async with contextlib.AsyncExitStack() as undo:
-            store: Store = self._opened("store", await asyncio.to_thread(open_backend, "stores", self._url))
+            store: Store = self._opened("store", await asyncio.to_thread(open_store, self._url, self.settings.read_url))
             undo.push_async_callback(store.close)
             index: Index | None = None
             if self._embedder:

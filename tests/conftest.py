@@ -1,11 +1,10 @@
 """The machine that tests run on, and the stores that every test of a store runs on.
 
-A store's URL begins with the name of its file in `simonides/stores/`.
+A store's URL begins with the name of its file in `simonides/stores/`; <schema> is a new one of PostgreSQL each time.
 """
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import signal
@@ -13,9 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from engines import S3, Kafka, Machine, Postgres, Valkey, machine
+from engines import S3, Kafka, Machine, Postgres, Schemas, Valkey, machine
 
 import simonides
+from simonides.config import open_backend
 from simonides.store import Store
 from simonides.testing.stores import MakeStore
 
@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(simonides.__file__).parents[1]
-STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:")
+STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:", "postgresql://<schema>")
 
 
 @pytest.fixture
@@ -42,8 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def open_store(url: str) -> Store:
-    module = importlib.import_module(f"simonides.stores.{url.partition(':')[0]}")
-    opened: Store = module.open(url)
+    opened: Store = open_backend("stores", url)
     return opened
 
 
@@ -51,8 +50,11 @@ def open_store(url: str) -> Store:
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Return what opens a new, empty store each time; whoever opens one closes it."""
     numbers = itertools.count()
+    schemas = request.getfixturevalue("schemas") if "<schema>" in request.param else None
 
     async def make() -> Store:
+        if schemas:
+            return open_store(schemas.url())
         return open_store(request.param.replace("<tmp>", f"{tmp_path}/{next(numbers)}"))
 
     return make
@@ -77,6 +79,22 @@ def engines() -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def postgres(engines: Machine) -> Postgres:
     return engines.postgres()
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Postgres) -> str:
+    """Return the URL of a database whose owner is an ordinary role: no superuser, whom no wall holds."""
+    postgres.sql("CREATE ROLE simonides LOGIN")
+    postgres.sql("CREATE DATABASE memories OWNER simonides")
+    return postgres.url("memories", user="simonides")
+
+
+@pytest.fixture
+def schemas(postgres: Postgres, database: str) -> Iterator[Schemas]:
+    """What gives each store a schema of its own, and drops them after the test."""
+    made = Schemas(postgres, database)
+    yield made
+    made.drop()
 
 
 @pytest.fixture(scope="session")

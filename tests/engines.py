@@ -17,9 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psycopg
 
 S = TypeVar("S", bound="Server")
 
@@ -122,12 +125,23 @@ class Postgres(Server):
         super().__init__(folder, port)
         self.bin = next((home / ".pg0" / "installation").glob("*/bin"))
         self.data = folder / "data"
-        self.settings = {"fsync": "off", "max_connections": "200", "shared_buffers": "64MB"} | dict(settings)
+        self.settings = {
+            "fsync": "off",
+            "client_min_messages": "warning",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+        } | dict(settings)
         self.environment = {"LD_LIBRARY_PATH": str(self.bin.parent / "lib"), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
-    def url(self, database: str = "postgres", **options: str) -> str:
+    def url(self, database: str = "postgres", *, user: str = "postgres", **options: str) -> str:
         more = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}{'?' if more else ''}{more}"
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}{'?' if more else ''}{more}"
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement as the superuser; return its rows."""
+        with psycopg.connect(self.url(database), autocommit=True) as db:
+            done = db.execute(statement)
+            return done.fetchall() if done.description else []
 
     def run(self, program: str, *arguments: str) -> str:
         """Run a program of PostgreSQL's own, e.g. pg_basebackup, and return what it printed."""
@@ -169,6 +183,25 @@ class Postgres(Server):
 
     def stop(self, how: int = signal.SIGINT) -> None:
         super().stop(how)  # SIGINT: no longer wait for clients
+
+
+class Schemas:
+    """Gives out URLs, each with a schema of its own in one database, and drops those schemas in the end."""
+
+    def __init__(self, server: Postgres, database: str) -> None:
+        self.server, self.database = server, database
+        self._made: list[str] = []
+
+    def url(self, **options: str) -> str:
+        """Return the URL of a new schema, in one partition unless the options say otherwise."""
+        self._made.append(f"s{uuid.uuid4().hex}")
+        told = {"schema": self._made[-1], "partitions": "1", **options}
+        return f"{self.database}?{'&'.join(f'{name}={value}' for name, value in told.items())}"
+
+    def drop(self) -> None:
+        for start in range(0, len(self._made), 20):  # not all at once, which takes a lock for each table
+            names = ", ".join(self._made[start : start + 20])
+            self.server.sql(f"DROP SCHEMA IF EXISTS {names} CASCADE", "memories")
 
 
 class Valkey(Server):

@@ -33,7 +33,8 @@ from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter
-from . import sqlite_rows as rows
+from . import rows, sqlite_rows
+from .bm25 import Postings, lengths
 from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
@@ -41,7 +42,7 @@ from .sqlite_upkeep import check, counts, make_words, rebuild
 from .sqlite_vectors import drop, empty
 from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
-from .sqlite_words import INSTANCES, Postings, Sample, labelled, owned, said, said_lately, sizes
+from .sqlite_words import INSTANCES, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
@@ -53,7 +54,6 @@ DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
 NARROW = 20_000  # rows up to which all of a label, a user or a session are read, before going by words or in order
-HEADING = 30  # bytes that who and when add to a text
 FREQUENCIES_KEPT = 50_000
 SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
 MANY = 1_000  # versions that one statement takes
@@ -102,7 +102,7 @@ class SqliteStore:
         if cursor:
             _move(db, cursor)
         changes = self._write(db, [(record, known) for record in batch.put], at, self._put)
-        changes += self._write(db, [(record, _known(record, at)) for record in batch.restore], at, self._restore)
+        changes += self._write(db, [(record, rows.known(record, at)) for record in batch.restore], at, self._restore)
         changes += [change for ref in batch.erase if (change := self._erase(db, ref, at))]
         for embedding in batch.embeddings:
             self._embed(db, embedding)
@@ -234,7 +234,7 @@ class SqliteStore:
         before, sort, ways = _directed(db, query, realm)
         parts, values = list[str](), list[Any]()
         for way in ways:
-            where, mine = rows.where(query, realm, by=way)
+            where, mine = sqlite_rows.where(query, realm, by=way)
             page, more = rows.page(query, query.after) if query.after is not None else ("true", [])
             parts.append(f"SELECT {rows.SELECT} FROM records r WHERE {before}{where} AND {page}")
             values += [*mine, *more]
@@ -248,7 +248,7 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return 0
-        where, values = rows.where(query, realm, by=_unless_narrower(query))
+        where, values = sqlite_rows.where(query, realm, by=rows.unless_narrower(query))
         return int(_one(db, f"SELECT count(*) FROM records r WHERE {where}", values))
 
     async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
@@ -260,7 +260,7 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return [(None, None)] * len(records)
-        where, values = rows.where(dataclasses.replace(query, ids=None), realm)
+        where, values = sqlite_rows.where(dataclasses.replace(query, ids=None), realm)
         sql = f"SELECT {rows.SELECT} FROM records r WHERE {where} AND r.part_of = ?"
         ways = [
             f"{sql} AND (r.at, r.id) {way} (?, ?) ORDER BY r.at {order}, r.id {order}, r.version DESC LIMIT 1"
@@ -309,13 +309,13 @@ class SqliteStore:
 
     def _best(self, db: apsw.Connection, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
         """Return the best matching rows with their scores, best first: of those that lead, as many as must be read."""
-        where, values = rows.where(query, realm, of_given=True)
+        where, values = sqlite_rows.where(query, realm, of_given=True)
         order, start, first = postings.leading(), 0, max(LEADING_MIN, LEADING * limit)
         found, long, mine, size = np.zeros(0, np.int64), np.zeros(0, np.int64), None, first
         while start < len(order) and len(found) < limit:
             leading = postings.rows[np.sort(order[start : start + size])]
             if start == first:  # few of them match: it is quicker to know whose they are than to ask of each
-                mine = next((owned(db, realm, *one, NARROW) for one in _levels(query)[:1]), None)
+                mine = next((owned(db, realm, *one, NARROW) for one in rows.levels(query)[:1]), None)
             if mine is not None:
                 leading = leading[np.isin(leading, mine)]
             more = sizes(db, leading, where, values)
@@ -323,9 +323,8 @@ class SqliteStore:
             start, size = start + size, size * 8
         if not len(found):
             return {}
-        at, lengths = np.searchsorted(postings.rows, found), np.ones(len(postings.rows))
-        lengths[at] = (long + HEADING) / (long + HEADING).mean()
-        scores = postings.scores(lengths)[at]
+        at = np.searchsorted(postings.rows, found)
+        scores = postings.scores(lengths(len(postings.rows), at, long))[at]
         best = np.lexsort((found, -scores))[:limit]
         return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
 
@@ -380,7 +379,7 @@ class SqliteStore:
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
         sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
-        return await self._read(lambda db: [_change(row) for row in _all(db, sql, (after, limit))])
+        return await self._read(lambda db: [rows.as_change(row) for row in _all(db, sql, (after, limit))])
 
     async def head(self) -> int:
         """Ask the watch, in this thread and without touching the disk; only where it saw a commit, read the log."""
@@ -410,7 +409,7 @@ class SqliteStore:
 
     def _lines(self, db: apsw.Connection, seqs: Sequence[int]) -> dict[int, Change]:
         sql = f"{LINES} FROM json_each(?) j CROSS JOIN changes c ON c.seq = j.value JOIN realms m ON m.realm = c.realm"
-        return {row[0]: _change(row) for row in _all(db, sql, (_listed(set(seqs)),))}
+        return {row[0]: rows.as_change(row) for row in _all(db, sql, (_listed(set(seqs)),))}
 
     # -- vectors -------------------------------------------------------------------------------------------------
 
@@ -442,7 +441,7 @@ class SqliteStore:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return np.zeros(0, np.int64)
-            where, values = rows.where(query, realm, by=_unless_narrower(query))
+            where, values = sqlite_rows.where(query, realm, by=rows.unless_narrower(query))
             if query.labels or query.linked:
                 where = f"+{where}"  # by those who bear it; see `_directed`
             sql = (
@@ -460,7 +459,7 @@ class SqliteStore:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return []
-            where, values = rows.where(query, realm, of_given=True)
+            where, values = sqlite_rows.where(query, realm, of_given=True)
             base = group << 32
             sql = (
                 "SELECT v.vector - ?, r.id, v.value FROM json_each(?) j CROSS JOIN vectors v ON v.vector = ? + j.value"
@@ -575,7 +574,7 @@ class SqliteStore:
                 _make_own(self._path)
                 connection = apsw.Connection(self._path)
             connection.set_busy_timeout(BUSY_MS)
-            connection.create_scalar_function("holds", rows.holds, 2, deterministic=True)  # type: ignore[arg-type]
+            connection.create_scalar_function("holds", sqlite_rows.holds, 2, deterministic=True)  # type: ignore[arg-type]
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA mmap_size = 2147483648")
             connection.execute("PRAGMA cache_size = -32768")
@@ -750,11 +749,6 @@ def _runs(db: apsw.Connection, realm: int, versions: Sequence[Version]) -> Itera
         yield is_plain, list(run)
 
 
-def _known(record: Record, at: datetime) -> Span:
-    """Return the clock that a restored version gets: its own, if it has one."""
-    return record.known if record.known.since else Span(at, record.known.until)
-
-
 Last = tuple[int, int, int, str, str, str]
 
 
@@ -851,7 +845,7 @@ def _directed(db: apsw.Connection, query: Query, realm: int) -> tuple[str, str, 
         return "", "+", [{}]
     if query.newest:
         return "", "", _by_time(db, query, realm)
-    for level, names in _levels(query):
+    for level, names in rows.levels(query):
         if _few(db, realm, level, names, NARROW):
             return "", "+", [{level: names}]
     return "", "", [{}]
@@ -882,32 +876,12 @@ def _few(db: apsw.Connection, realm: int, level: str, names: Sequence[str], limi
     return bool(_one(db, sql, (realm, *names, limit + 1)) <= limit)
 
 
-def _levels(query: Query) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the levels of the scope to go by, the best first: the session where it alone is meant, and otherwise the
-    user, because most records may bear no session, and no agent.
-    """
-    owners = rows.owners(query)
-    levels = ("user", "session", "agent") if query.shared else ("session", "user", "agent")
-    return [(level, owners[level]) for level in levels if level in owners]
-
-
-def _unless_narrower(query: Query) -> rows.By:
-    narrower = (query.ids, query.keys, query.part_of, query.linked, query.labels, query.folder)
-    return {} if any(named is not None for named in narrower) else dict(_levels(query)[:1])
-
-
 def _make_own(path: str) -> None:
     """Make the file, where there is none, so that only its owner reads what is remembered; what SQLite puts beside it
     takes over its mode.
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _change(row: tuple[Any, ...]) -> Change:
-    seq, at, id, version, kind, note, tenant, space, user, agent, session = row
-    scope = Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
-    return Change(seq, _time(at), id, version, kind, scope, msgspec.json.decode(note) if note else None)
 
 
 open = SqliteStore

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from ..store import Letter
-from . import sqlite_rows as rows
+from . import rows
 
 Row = tuple[int, str, int, int, str]  # line, follower, tries, when, error
 

@@ -1,192 +1,44 @@
-"""Records as rows, and in SQL what `Query.matches` says in Python."""
+"""What SQLite says in its own way of what `rows.py` says of records."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from ..kinds import KINDS
-from ..query import Place, Query, same
-from ..record import Body, Link, Record, Scope, Span, at_if_known, now
+from ..query import Query, same
+from . import rows
+from .rows import COLUMNS, NOTHING, By, Condition, Dialect
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-OPEN = Span()
-TALKS = frozenset({"conversation"})
-
-By = Mapping[str, Sequence[str]]  # values of levels of the scope
-NOTHING: By = {}
-
-COLUMNS = (
-    *("realm", "id", "version", "user", "agent", "session", "kind", "key", "part_of", "folder", "importance"),
-    *("pinned", "status", "source", "at", "valid_since", "valid_until", "known_since", "known_until"),
-    *("labels", "links", "metadata", "body", "text", "begun"),
-)
-SELECT = ", ".join(f"r.{column}" for column in COLUMNS)
 INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_FIELDS = {kind: tuple(f.name for f in dataclasses.fields(cls) if f.name != "text") for kind, cls in KINDS.items()}
-
-
-def stamp(at: datetime | None) -> int | None:
-    return None if at is None else (at - EPOCH) // MICROSECOND
-
-
-def time(stamp: int | None) -> datetime | None:
-    return None if stamp is None else EPOCH + timedelta(microseconds=stamp)
-
-
-def as_row(record: Record, realm: int, known: Span) -> tuple[Any, ...]:
-    """Return the values of COLUMNS for a version that is known for that time."""
-    scope, valid = record.scope, record.valid
-    return (
-        *(realm, record.id, record.version, scope.user or "", scope.agent or "", scope.session or ""),
-        *(record.kind, record.body.key, record.part_of, record.folder, record.importance),
-        *(int(record.pinned), record.status, record.source, stamp(at_if_known(record, known.since))),
-        *(stamp(valid.since), stamp(valid.until), stamp(known.since), stamp(known.until)),
-        _json(record.labels),
-        _json([(link.role, link.target) for link in record.links]),
-        _json(record.metadata),
-        _json(_rest(record.body)),
-        record.text,
-        stamp(record.begun),
-    )
-
-
-def as_record(row: tuple[Any, ...], scope: Scope) -> Record:
-    """Return the record of a row of COLUMNS; the scope gives its walls."""
-    (_, id, version, user, agent, session, kind, _, part_of, folder, importance, pinned, status, source, _,
-     valid_since, valid_until, known_since, known_until, labels, links, metadata, body, text, begun) = row  # fmt: skip
-    return Record(
-        scope=_scope(scope.tenant, scope.space, user, agent, session),
-        body=KINDS[kind](text=text, **(_decode(body) if body else {})),
-        id=id,
-        version=version,
-        part_of=part_of,
-        links=tuple(Link(*link) for link in _decode(links)) if links else (),
-        valid=OPEN if valid_since is None and valid_until is None else Span(time(valid_since), time(valid_until)),
-        known=Span(time(known_since), time(known_until)),
-        source=source,
-        labels=tuple(_decode(labels)) if labels else (),
-        folder=folder,
-        importance=importance,
-        pinned=bool(pinned),
-        status=status,
-        metadata=_decode(metadata) if metadata else {},
-        begun=time(begun),
-    )
-
-
-@lru_cache(maxsize=10_000)
-def _scope(tenant: str, space: str, user: str, agent: str, session: str) -> Scope:
-    return Scope(tenant=tenant, space=space, user=user or None, agent=agent or None, session=session or None)
-
-
-def _rest(body: Body) -> dict[str, Any]:
-    return {name: getattr(body, name) for name in _FIELDS[type(body).__name__.lower()]}
-
-
-def _json(value: Any) -> str | None:
-    return _encode(value).decode() if value else None
 
 
 def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING) -> tuple[str, list[Any]]:
-    """Return the condition on `records r` and its values; it begins with the realm's column.
-
-    With `of_given` it is for rows that are given: whether each bears a label is looked up, and not who bears it. `by`
-    names values of levels of the scope; SQLite goes by the first level that is named, and by no level otherwise: a +
-    before a column keeps it from using an index for it.
-    """
-    parts, values = ["r.realm = ?"], list[Any]([realm])
-
-    def add(sql: str, *more: Any) -> None:
-        parts.append(sql)
-        values.extend(more)
-
-    for level, names in {**owners(query), **by}.items():
-        way = "" if level == next(iter(by), None) else "+"
-        add(f"{way}r.{level} = ?" if len(names) == 1 else f"{way}r.{level} IN (?, ?)", *names)
-    listed = {"id": query.ids, "kind": query.kinds, "key": query.keys, "part_of": query.part_of}
-    for column, wanted in (listed | {"status": query.statuses, "source": query.sources}).items():
-        if wanted is not None:
-            _among(add, column, wanted)
-    if query.kinds == TALKS:
-        parts.append("r.kind = 'conversation'")  # as a literal, so that SQLite sees that it has an index of these alone
-    if query.linked is not None:
-        add(
-            "r.row IN (SELECT row FROM links WHERE realm = ? AND role = ?"
-            " AND target IN (SELECT value FROM json_each(?)))",
-            *(realm, query.linked[0], _names(query.linked[1])),
-        )
-    for label in sorted(query.labels or ()):
-        bears = "SELECT row FROM labels WHERE realm = ? AND label = ?"
-        add(f"EXISTS ({bears} AND row = r.row)" if of_given else f"r.row IN ({bears})", realm, label)
-    if query.folder is not None:
-        below = "r.folder >= ? AND r.folder < ? AND (r.folder = ? OR r.folder > ?)"  # the first half is the index's
-        add(below, *(query.folder + end for end in ("", "0", "", "/")))
-    for folder in sorted(query.outside or ()):
-        add(
-            "(r.folder IS NULL OR NOT (+r.folder = ? OR +r.folder > ? AND +r.folder < ?))",
-            *(folder + end for end in ("", "/", "0")),
-        )
-    if query.pinned is not None:
-        add("r.pinned = 1" if query.pinned else "r.pinned = 0")
-    if query.importance_min is not None:
-        add("r.importance >= ?", query.importance_min)
-    for key, value in query.metadata:
-        name = _encode(key).decode()
-        add("instr(r.metadata, ?) AND holds(r.metadata, ?)", f"{name}:", _encode([key, value]).decode())
-    if query.since is not None:
-        add("r.at >= ?", stamp(query.since))
-    if query.until is not None:
-        add("r.at < ?", stamp(query.until))
-    if not query.any_time:
-        _in_time(add, query)
-    return " AND ".join(parts), values
+    """Return `rows.where` as SQLite reads it."""
+    return rows.where(query, realm, SQLITE, of_given=of_given, by=by)
 
 
-def owners(query: Query) -> dict[str, tuple[str, ...]]:
-    """Return the values that each level may have, of those levels that the query names: its own, and the open one."""
-    named = {level: mine for level, mine in query.scope.levels if mine is not None}
-    return {level: (mine, "") if query.shared else (mine,) for level, mine in named.items()}
+def _among(column: str, names: Collection[str]) -> Condition:
+    return f"r.{column} IN (SELECT value FROM json_each(?))", [_names(names)]
 
 
-def page(query: Query, after: Place) -> tuple[str, list[Any]]:
-    """Return the condition and its values for what `Query.comes_after` says yes to."""
-    if query.newest:
-        return "(r.at, r.id, r.version) < (?, ?, ?)", [stamp(after.at), after.id, after.version]
-    if query.any_time:
-        return "(r.id, r.version) > (?, ?)", [after.id, after.version]
-    return "r.id > ?", [after.id]
+def _linked(realm: int, role: str, targets: Collection[str]) -> Condition:
+    sql = "r.row IN (SELECT row FROM links WHERE realm = ? AND role = ? AND target IN (SELECT value FROM json_each(?)))"
+    return sql, [realm, role, _names(targets)]
 
 
-def _among(add: Any, column: str, wanted: Iterable[str]) -> None:
-    names = sorted(wanted)
-    if len(names) == 1:
-        add(f"r.{column} = ?", names[0])
-    else:
-        add(f"r.{column} IN (SELECT value FROM json_each(?))", _names(names))
+def _bears(realm: int, label: str, of_given: bool) -> Condition:
+    sql = "SELECT row FROM labels WHERE realm = ? AND label = ?"
+    return f"EXISTS ({sql} AND row = r.row)" if of_given else f"r.row IN ({sql})", [realm, label]
 
 
-def _in_time(add: Any, query: Query) -> None:
-    if query.valid_at is None:
-        if not query.ended:
-            add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(now()))
-    else:
-        add("(r.valid_since IS NULL OR r.valid_since <= ?)", stamp(query.valid_at))
-        add("(r.valid_until IS NULL OR r.valid_until > ?)", stamp(query.valid_at))
-    if query.known_at is None:
-        add("r.known_until IS NULL")
-    else:
-        add("r.known_since <= ?", stamp(query.known_at))
-        add("(r.known_until IS NULL OR r.known_until > ?)", stamp(query.known_at))
+def _holds(key: str, value: Any) -> Condition:
+    sql = "instr(r.metadata, ?) AND holds(r.metadata, ?)"
+    return sql, [f"{_encode(key).decode()}:", _encode([key, value]).decode()]
 
 
 def holds(metadata: Any, wanted: Any) -> int:
@@ -198,3 +50,7 @@ def holds(metadata: Any, wanted: Any) -> int:
 
 def _names(names: Iterable[str]) -> str:
     return _encode(sorted(names)).decode()
+
+
+# A + before a column keeps SQLite from using an index for it.
+SQLITE = Dialect(among=_among, linked=_linked, bears=_bears, holds=_holds, unled="+")

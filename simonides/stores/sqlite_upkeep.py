@@ -9,7 +9,7 @@ import apsw
 from .. import words as language
 from ..record import Scope
 from ..store import Health
-from . import sqlite_rows as rows
+from . import rows
 from .sqlite_vectors import empty
 from .sqlite_versions import WORDS, terms
 

@@ -14,7 +14,7 @@ import msgspec
 from .. import words as language
 from ..record import Body, Record, Span, at_if_known
 from ..store import Change
-from . import sqlite_rows as rows
+from . import rows, sqlite_rows
 
 WORDS = "INSERT INTO words (rowid, terms) VALUES (?, ?)"
 LABEL = "INSERT INTO labels VALUES (?, ?, ?)"
@@ -28,7 +28,7 @@ Version = tuple[Record, Span]  # a version, and the time for which it is known
 
 def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: datetime) -> list[Change]:
     """Write versions that are known to fit, all of one realm; return their lines of the log, written at that time."""
-    db.executemany(rows.INSERT, [rows.as_row(record, realm, known) for record, known in versions])
+    db.executemany(sqlite_rows.INSERT, [rows.as_row(record, realm, known) for record, known in versions])
     first = db.last_insert_rowid() - len(versions) + 1  # the transaction is the only one that writes
     numbered = list(enumerate(versions, first))
     db.executemany(

@@ -1,4 +1,4 @@
-"""Which versions say the words of a question best: BM25 over the lists that FTS5 keeps, worked out for all at once.
+"""Which versions say the words of a question best: BM25 (`bm25.py`) over the lists that FTS5 keeps.
 
 FTS5 can rank by itself, but fetches the length of every version that says any of the words: 1 to 2 µs each, and a
 question may meet 20,000. Here they are first ranked as if all were equally long, and lengths are looked up, with the
@@ -7,16 +7,14 @@ filters of the query, for those that lead.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apsw
 import numpy as np
-from numpy.typing import NDArray
 
-K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
+from .bm25 import Rows
 
 STRETCHES, STRETCH = 8, 500  # of neighbouring rows, in which common words are counted
 TELLING = 400  # versions of such a sample that say a word, for it to tell how common it is
@@ -24,51 +22,6 @@ HOPELESS = 1 / 4  # share of what would be on the way to so many, below which th
 
 # Every place of every term; of a connection's own, because it is only another view of the lists.
 INSTANCES = "CREATE VIRTUAL TABLE IF NOT EXISTS temp.instances USING fts5vocab (main, words, instance)"
-
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Postings:
-    """What is said where: the versions' `rows`, ascending, and for each pair of a version and a term its place among
-    them (`at`), how often the version says the term, and how much the term tells.
-    """
-
-    rows: Rows
-    at: Rows
-    often: Floats
-    weight: Floats
-
-    @staticmethod
-    def of(lists: Sequence[Rows], versions: int) -> Postings:
-        """Make them of the terms' lists, in each of which a row stands as often as it says the term."""
-        counted = [np.unique(one, return_counts=True) for one in lists]
-        rows, at = np.unique(np.concatenate([said for said, _ in counted]), return_inverse=True)
-        often = np.concatenate([times for _, times in counted]).astype(np.float64)
-        weight = np.repeat([idf(len(said), versions) for said, _ in counted], [len(said) for said, _ in counted])
-        return Postings(rows, at, often, weight)
-
-    def scores(self, lengths: Floats) -> Floats:
-        """Return the BM25 of each row, all above 0; `lengths` are in units of the usual length."""
-        norm = K1 * (1 - B + B * lengths[self.at])
-        parts = self.weight * self.often * (K1 + 1) / (self.often + norm)
-        return np.bincount(self.at, parts, len(self.rows)).astype(np.float64, copy=False)
-
-    def among(self, rows: Rows) -> Postings:
-        """Return those of the rows."""
-        kept = np.isin(self.rows, rows)
-        pairs, place = kept[self.at], np.cumsum(kept) - 1
-        return Postings(self.rows[kept], place[self.at[pairs]], self.often[pairs], self.weight[pairs])
-
-    def leading(self) -> Rows:
-        """Return the places of the rows, the best first as far as can be told without lengths; of equals the newest."""
-        return np.lexsort((-self.rows, -self.scores(np.ones(len(self.rows)))))
-
-
-def idf(frequency: int, versions: int) -> float:
-    """Return Lucene's form of the inverse document frequency, which is above 0 even for what everybody says."""
-    return math.log(1 + (max(versions, frequency) - frequency + 0.5) / (frequency + 0.5))
 
 
 def said(db: apsw.Connection, term: str) -> Rows:

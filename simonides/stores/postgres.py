@@ -1,0 +1,379 @@
+"""A store on PostgreSQL 15 or later: for many processes on many machines, with rows walled off by tenant.
+
+`postgresql://user@host/database`; see `postgres_url.py` for what a URL may say. Everything is in one schema
+(`?schema=simonides`), which is made when the store is first opened. The second argument is the URL of a replica that
+may be read from: it is, as long as it has everything that this process wrote or was told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import Connection
+
+from ..errors import Invalid
+from ..query import Query
+from ..record import Record, Ref, Scope
+from ..store import Batch, Change, Cursor, Extent, Health
+from . import rows
+from .postgres_bytes import scrub
+from .postgres_errors import translated
+from .postgres_migrations import prepare
+from .postgres_pool import Db, Pool, connect, fetch
+from .postgres_replica import Replica, place
+from .postgres_rows import as_record, bound, given, kept, unbound, where
+from .postgres_upkeep import COUNTS, as_counts, check, rebuild
+from .postgres_url import parsed
+from .postgres_vectors import drop
+from .postgres_words import Words
+from .postgres_writer import Writer
+
+PAGE_MAX = 10_000  # hits up to which it may be quicker to merge parts that are in order than to sort
+MANY_ROWS = 2**31 - 1
+
+T = TypeVar("T")
+
+CHANGES = """
+    SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session
+    FROM (SELECT * FROM changes WHERE seq > %s ORDER BY seq LIMIT %s) c JOIN realms m ON m.realm = c.realm
+    ORDER BY c.seq
+"""
+RECALLED = """
+    INSERT INTO recalls (realm, id, at)
+    SELECT m.realm, j.id, max(j.at)
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[]) j (tenant, space, id, at)
+    JOIN realms m ON m.tenant = j.tenant AND m.space = j.space
+    JOIN records r ON r.realm = m.realm AND r.id = j.id AND r.version = 1
+    GROUP BY m.realm, j.id ORDER BY m.realm, j.id
+    ON CONFLICT (realm, id) DO UPDATE SET at = greatest(recalls.at, excluded.at)
+"""
+LOCKED = "SELECT 1 FROM realms WHERE tenant = ANY(%s::text[]) ORDER BY realm FOR UPDATE"
+EXTENT = "SELECT grp, slots, holes FROM groups WHERE realm = %s AND model = %s"
+VECTORS = "SELECT slot, value FROM vectors WHERE realm = %s AND grp = %s AND slot >= %s ORDER BY slot LIMIT %s"
+TOKENS = """
+    SELECT j.n, t.value FROM unnest(%s::text[], %s::int[]) WITH ORDINALITY j (id, version, n)
+    JOIN records r ON r.realm = %s AND r.id = j.id AND r.version = j.version
+    JOIN tokens t ON t.realm = r.realm AND t.row_id = r.row_id AND t.grp = %s
+"""
+OWNERS = """
+    SELECT v.slot, r.id, v.value FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
+    WHERE v.realm = %s AND v.grp = %s AND v.slot = ANY(%s::int[]) AND """
+MODELS = """
+    SELECT g.model, sum(g.slots - g.holes) FROM groups g JOIN realms m ON m.realm = g.realm
+    WHERE %s::text IS NULL OR (m.tenant = %s AND m.space = %s) GROUP BY g.model
+"""
+AROUND = f"""
+    SELECT j.n, x.* FROM unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY j (part_of, at, id, n)
+    CROSS JOIN LATERAL (
+        SELECT {rows.SELECT} FROM records r
+        WHERE {{where}} AND r.part_of = j.part_of AND (r.at, r.id) {{way}} (j.at, j.id)
+        ORDER BY r.at {{order}}, r.id {{order}}, r.version DESC LIMIT 1
+    ) x
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    pool: Pool
+    writer: Writer
+    replica: Replica | None
+
+
+class PostgresStore:
+    def __init__(self, url: str, read_url: str = "") -> None:
+        self._address = parsed(url)
+        connection = connect(self._address)
+        try:
+            self.identity = prepare(connection, self._address)
+        finally:
+            connection.close()
+        self.folder: str | None = None
+        self._read_from = parsed(read_url) if read_url else None
+        self._parts: Parts | None = None
+        self._head = 0  # the last that was told
+        self._words = Words()
+        self._closed = False
+
+    @property
+    def _here(self) -> Parts:
+        """Return the connections, which belong to the event loop that first asks for them."""
+        if self._parts is None:
+            if self._closed:
+                raise Invalid("this memory is closed")
+            pool = Pool(self._address)
+            replica = Replica(pool, self._read_from) if self._read_from else None
+            self._parts = Parts(pool, Writer(pool), replica)
+        return self._parts
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
+        changes = await self._here.writer.commit(batch, cursor)
+        await self._follow()
+        return changes
+
+    async def recalled(self, last: Mapping[Ref, datetime]) -> None:
+        if last:
+            refs = list(last)
+            tenants, spaces, ids = zip(*((kept(r.tenant), kept(r.space), kept(r.id)) for r in refs), strict=True)
+            stamps = [rows.stamp(last[ref]) for ref in refs]
+
+            async def note(db: Db) -> None:
+                await db.execute(LOCKED, (list(tenants),))  # so that none of them is erased meanwhile
+                await db.execute(RECALLED, (list(tenants), list(spaces), list(ids), stamps))
+
+            await self._here.writer.alone(note)
+            await self._follow()
+
+    async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        dropped = await self._here.writer.alone(lambda db: drop(db, kept(model), limit))
+        await self._follow()
+        return dropped
+
+    async def _follow(self) -> None:
+        """Read from a replica only when it has what is on the primary by now."""
+        if replica := self._here.replica:
+            replica.wanted = await self._here.pool.read(None, place)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def find(self, query: Query) -> list[Record]:
+        async def read(db: Db, realm: int) -> list[Record]:
+            sql, values = _finding(query, realm)
+            return [as_record(row, query.scope) for row in await fetch(db, sql, values)]
+
+        return await self._in_realm(query.scope, read, [])
+
+    async def count(self, query: Query) -> int:
+        async def read(db: Db, realm: int) -> int:
+            condition, values = where(query, realm)
+            [(count,)] = await fetch(db, f"SELECT count(*) FROM records r WHERE {condition}", values)
+            return int(count)
+
+        return await self._in_realm(query.scope, read, 0)
+
+    async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
+        asked = [(n, record) for n, record in enumerate(records) if record.part_of is not None]
+        beside: list[list[Record | None]] = [[None, None] for _ in records]
+
+        async def read(db: Db, realm: int) -> None:
+            condition, values = where(dataclasses.replace(query, ids=None), realm)
+            places = (
+                [kept(r.part_of or "") for _, r in asked],
+                [rows.stamp(r.at) for _, r in asked],
+                [kept(r.id) for _, r in asked],
+            )
+            ways = [
+                AROUND.format(where=condition, way=way, order=order) for way, order in (("<", "DESC"), (">", "ASC"))
+            ]
+            found = [await db.execute(way, (*places, *values)) for way in ways]
+            for side, cursor in enumerate(found):
+                for n, *columns in await cursor.fetchall():
+                    beside[asked[n - 1][0]][side] = as_record(columns, query.scope)
+
+        if asked:
+            await self._in_realm(query.scope, read, None)
+        return [(before, after) for before, after in beside]
+
+    async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
+        return await self._in_realm(query.scope, lambda db, realm: self._words.find(db, realm, query, text), [])
+
+    async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
+        found: tuple[int, dict[str, int]] = 0, dict.fromkeys(terms, 0)
+        return await self._in_realm(scope, lambda db, realm: self._words.spread(db, realm, terms), found)
+
+    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
+        found = await self._everywhere(CHANGES, (after, limit))
+        return [rows.as_change(unbound(row)) for row in found]
+
+    async def head(self, scope: Scope | None = None) -> int:
+        """Ask the server: it is one small row, in less time than a message about it would take to come."""
+        if scope is not None:
+            sql = "SELECT head FROM realms WHERE tenant = %s AND space = %s"
+            values = bound(scope.realm)
+            return int(await self._here.pool.read([scope.tenant], lambda db: _one(db, sql, values)))
+        [(seq,)] = await self._everywhere("SELECT seq FROM log")
+        if seq != self._head:
+            self._head = int(seq)
+            await self._follow()
+        return int(seq)
+
+    async def cursor(self, name: str) -> int:
+        found = await self._everywhere("SELECT seq FROM cursors WHERE name = %s", (kept(name),))
+        return int(found[0][0]) if found else 0
+
+    # -- vectors -------------------------------------------------------------------------------------------------
+
+    async def extent(self, scope: Scope, model: str) -> Extent:
+        return await self._in_realm(scope, lambda db, realm: _extent(db, realm, model), Extent(0, 0, 0))
+
+    async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
+        async def read(db: Db, realm: int) -> list[Any]:
+            group = (await _extent(db, realm, model)).group
+            return await fetch(db, VECTORS, (realm, group, start, limit), binary=True)
+
+        return await self._in_realm(scope, read, [])
+
+    async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
+        async def read(db: Db, realm: int) -> list[int]:
+            group = (await _extent(db, realm, model)).group
+            sql = "SELECT slot FROM holes WHERE realm = %s AND grp = %s AND hole >= %s ORDER BY hole"
+            return [slot for (slot,) in await fetch(db, sql, (realm, group, after))]
+
+        return await self._in_realm(scope, read, [])
+
+    async def slots(self, query: Query, model: str, *, start: int = 0, limit: int | None = None) -> NDArray[np.int64]:
+        async def read(db: Db, realm: int) -> NDArray[np.int64]:
+            group = (await _extent(db, realm, model)).group
+            condition, values = where(query, realm)
+            sql = (
+                "SELECT v.slot FROM records r JOIN vectors v ON v.realm = r.realm AND v.row_id = r.row_id"
+                f" WHERE {condition} AND v.grp = %s AND v.slot >= %s ORDER BY v.slot LIMIT %s"
+            )
+            found = await fetch(db, sql, (*values, group, start, limit), binary=True)
+            return np.fromiter((slot for (slot,) in found), np.int64, len(found))
+
+        return await self._in_realm(query.scope, read, np.zeros(0, np.int64))
+
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        async def read(db: Db, realm: int) -> list[tuple[int, str, bytes]]:
+            group = (await _extent(db, realm, model)).group
+            condition, values = where(query, realm, of_given=True)
+            wanted = [slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS]
+            found = await fetch(db, OWNERS + condition, (realm, group, wanted, *values), binary=True)
+            return [(slot, given(id), value) for slot, id, value in found]
+
+        return await self._in_realm(query.scope, read, [])
+
+    async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
+        found = [b""] * len(which)
+
+        async def read(db: Db, realm: int) -> None:
+            group = (await _extent(db, realm, model)).group
+            values = ([kept(id) for id, _ in which], [version for _, version in which], realm, group)
+            for n, value in await fetch(db, TOKENS, values, binary=True):
+                found[n - 1] = value
+
+        if which:
+            await self._in_realm(scope, read, None)
+        return found
+
+    async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
+        async def read(db: Db, realm: int) -> dict[str, datetime]:
+            sql = "SELECT id, at FROM recalls WHERE realm = %s AND id = ANY(%s::text[])"
+            found = await fetch(db, sql, (realm, bound([list(ids)])[0]))
+            return {given(id): rows.moment(at) for id, at in found}
+
+        return await self._in_realm(scope, read, {})
+
+    async def models(self, scope: Scope | None = None) -> dict[str, int]:
+        tenant, space = bound(scope.realm) if scope else (None, None)
+        found = await self._everywhere(MODELS, (tenant, tenant, space))
+        return {given(model): int(count) for model, count in found if count}
+
+    async def realms(self) -> list[Scope]:
+        found = await self._everywhere("SELECT tenant, space FROM realms ORDER BY tenant, space")
+        return [Scope(tenant=tenant, space=space) for tenant, space in map(unbound, found)]
+
+    # -- upkeep --------------------------------------------------------------------------------------------------
+
+    async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
+        return await self._aside(scrub)
+
+    async def unfinished(self) -> list[Ref]:
+        sql = "SELECT m.tenant, m.space, e.id FROM erasing e JOIN realms m ON m.realm = e.realm ORDER BY 1, 2, 3"
+        return [Ref(*unbound(row)) for row in await self._everywhere(sql)]
+
+    async def rebuild(self) -> None:
+        await self._aside(rebuild)
+        self._words.forget()
+
+    async def counts(self) -> dict[str, int]:
+        return as_counts(await self._everywhere(COUNTS))
+
+    async def check(self) -> Health:
+        return await self._aside(check)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._parts:
+            await self._parts.writer.close()
+            await self._parts.pool.close()
+            if self._parts.replica:
+                await self._parts.replica.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    async def _in_realm(self, scope: Scope, work: Callable[[Db, int], Awaitable[T]], otherwise: T) -> T:
+        """Do the work, which reads in this realm alone; return `otherwise` where there is no such realm."""
+
+        async def read(db: Db) -> T:
+            realm = known.get(scope.realm)
+            if realm is None:
+                sql = "SELECT realm FROM realms WHERE tenant = %s AND space = %s"
+                realm = await _one(db, sql, bound(scope.realm), None)
+                if realm is None:
+                    return otherwise
+                known[scope.realm] = realm
+            return await work(db, realm)
+
+        known = self._here.writer.realms
+        return await (self._here.replica or self._here.pool).read([scope.tenant], read)
+
+    async def _everywhere(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return await self._here.pool.read(None, lambda db: fetch(db, sql, values))
+
+    async def _aside(self, work: Callable[[Connection[Any]], T]) -> T:
+        """Do work that takes its time on a connection of its own, in a thread."""
+        if self._closed:
+            raise Invalid("this memory is closed")
+
+        def do() -> T:
+            try:
+                with connect(self._address) as db:
+                    return work(db)
+            except psycopg.Error as error:
+                raise translated(error, self._address.place) from error
+
+        return await asyncio.to_thread(do)
+
+
+def _finding(query: Query, realm: int) -> tuple[str, list[Any]]:
+    """Return the statement that finds what a query means.
+
+    The newest of somebody's and of nobody's are found apart, each in the order of an index, and merged.
+    """
+    order = "at DESC, id DESC, version DESC" if query.newest else "id, version"
+    page, more = rows.page(query, query.after) if query.after is not None else ("true", [])
+    level = next(iter(rows.levels(query)), None) if query.newest and query.limit <= PAGE_MAX else None
+    ways: list[rows.By] = [{level[0]: (name,)} for name in level[1]] if level else [{}]
+    parts, values = list[str](), list[Any]()
+    for way in ways:
+        condition, mine = where(query, realm, by=way)
+        found = f"SELECT {rows.SELECT} FROM records r WHERE {condition} AND {page.replace('?', '%s')}"
+        parts.append(f"({found} ORDER BY {order} LIMIT %s)")
+        values += [*mine, *bound(more), query.limit]
+    if len(parts) == 1:
+        return parts[0], values
+    return f"{' UNION ALL '.join(parts)} ORDER BY {order} LIMIT %s", [*values, query.limit]
+
+
+async def _extent(db: Db, realm: int, model: str) -> Extent:
+    found = await fetch(db, EXTENT, (realm, kept(model)))
+    return Extent(*found[0]) if found else Extent(0, 0, 0)
+
+
+async def _one(db: Db, sql: str, values: Sequence[Any], otherwise: Any = 0) -> Any:
+    found = await fetch(db, sql, values)
+    return found[0][0] if found else otherwise
+
+
+open = PostgresStore

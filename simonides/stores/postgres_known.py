@@ -1,0 +1,191 @@
+"""What is there of all that some commits name, read under locks: the realms' rows first, then the followers' places.
+
+Everybody locks in this order, and the head of the log last, so nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from ..record import Record, Ref, Scope
+from ..store import Batch, Cursor
+from . import rows
+from .postgres_plan import NOTHING, Group, Known, Last, Name, Walls
+from .postgres_pool import Db, fetch, see
+from .postgres_rows import as_record, bound, kept, unbound
+
+BLOCK = 1000  # numbers of rows that the sequence gives at once; see the schema
+
+LOCK = "SELECT realm FROM realms WHERE realm = ANY(%s::int[]) ORDER BY realm FOR UPDATE"
+PLACES = "SELECT name, seq FROM cursors WHERE name = ANY(%s::text[]) ORDER BY name FOR UPDATE"
+FIRST_PLACES = (
+    "INSERT INTO cursors SELECT name, 0 FROM unnest(%s::text[]) n (name) ORDER BY name ON CONFLICT DO NOTHING"
+)
+LAST = """
+    SELECT j.n, r.version, r.row_id, r.user, r.agent, r.session, r.kind, r.key, r.known_since, r.known_until,
+           r.valid_until
+    FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, id, n)
+    CROSS JOIN LATERAL (
+        SELECT * FROM records o WHERE o.realm = j.realm AND o.id = j.id ORDER BY o.version DESC LIMIT 1
+    ) r
+"""
+BEARERS = """
+    SELECT j.n, r.id, r.version, r.row_id, r.user, r.agent, r.session, r.kind, r.key, r.known_since, r.known_until,
+           r.valid_until
+    FROM unnest(%s::int[], %s::text[], %s::text[]) WITH ORDINALITY j (realm, kind, key, n)
+    JOIN records r ON r.realm = j.realm AND r.kind = j.kind AND r.key = j.key AND r.key IS NOT NULL
+        AND r.known_until IS NULL
+"""
+CONTENTS = f"""
+    SELECT j.n, {rows.SELECT} FROM unnest(%s::int[], %s::text[], %s::int[]) WITH ORDINALITY j (realm, id, version, n)
+    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version
+"""
+STORED = f"""
+    SELECT j.n, r.row_id, {rows.SELECT} FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, id, n)
+    JOIN records r ON r.realm = j.realm AND r.id = j.id ORDER BY j.n, r.version
+"""
+ROWS = """
+    SELECT j.n, r.row_id FROM unnest(%s::int[], %s::text[], %s::int[]) WITH ORDINALITY j (realm, id, version, n)
+    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version
+"""
+EMBEDDED = """
+    SELECT DISTINCT v.grp, v.row_id FROM unnest(%s::int[], %s::bigint[]) j (realm, row_id)
+    JOIN vectors v ON v.realm = j.realm AND v.row_id = j.row_id
+"""
+GROUPS = """
+    SELECT j.n, g.grp, g.dimension, g.slots FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, model, n)
+    JOIN groups g ON g.realm = j.realm AND g.model = j.model
+"""
+REALMS = """
+    SELECT m.tenant, m.space, m.realm FROM unnest(%s::text[], %s::text[]) j (tenant, space)
+    JOIN realms m ON m.tenant = j.tenant AND m.space = j.space
+"""
+NEW_REALMS = "SELECT nextval(pg_get_serial_sequence('realms', 'realm')) FROM generate_series(1, %s)"
+NEW_GROUPS = "SELECT nextval(pg_get_serial_sequence('groups', 'grp')) FROM generate_series(1, %s)"
+NEW_ROWS = "SELECT nextval('rows') FROM generate_series(1, %s)"
+
+
+class Numbers:
+    """Numbers for rows that only ever grow, taken from the sequence a block at a time."""
+
+    def __init__(self) -> None:
+        self._blocks: list[range] = []
+
+    def missing(self, count: int) -> int:
+        """Return how many blocks must be fetched before so many numbers can be taken."""
+        return -(-max(0, count - sum(map(len, self._blocks))) // BLOCK)
+
+    def add(self, ends: Iterable[int]) -> None:
+        self._blocks += [range(end, end + BLOCK) for end in ends]
+
+    def take(self) -> int:
+        block = self._blocks[0]
+        self._blocks[:1] = [block[1:]] if len(block) > 1 else []
+        return block[0]
+
+
+async def numbers_of(db: Db, walls: Collection[Walls]) -> dict[Walls, int]:
+    """Return the numbers of those of the realms that are there."""
+    tenants, spaces = ([kept(wall[place]) for wall in walls] for place in (0, 1))
+    found = await fetch(db, REALMS, (tenants, spaces))
+    return {(tenant, space): realm for tenant, space, realm in map(unbound, found)}
+
+
+async def begin(db: Db, batches: Sequence[Batch], cursors: Sequence[Cursor], walls: Collection[Walls]) -> None:
+    """Begin a transaction that sees what the commits name."""
+    await db.execute("BEGIN")
+    await see(db, sorted({tenant for tenant, _ in walls}))
+
+
+async def load(
+    db: Db,
+    batches: Sequence[Batch],
+    cursors: Sequence[Cursor],
+    realms: dict[Walls, int],
+    walls: Collection[Walls],
+    numbers: Numbers,
+) -> tuple[Known, int]:
+    """Lock, and return what is there, and the number of the log's last line by now."""
+    known = Known(realms=dict(realms))
+    here = sorted(realms.values())
+    written = [record for batch in batches for record in (*batch.put, *batch.restore)]
+    erased = [ref for batch in batches for ref in batch.erase if (ref.tenant, ref.space) in realms]
+    embeddings = [one for batch in batches for one in batch.embeddings]
+    keyed = list({(r.scope.realm, r.kind, r.body.key) for r in written if r.body.key and r.scope.realm in realms})
+    refs = list({*(r.ref for r in written if r.scope.realm in realms), *erased})
+    named = list({(e.ref, e.version) for e in embeddings if (e.ref.tenant, e.ref.space) in realms})
+    models = list({((e.ref.tenant, e.ref.space), e.model) for e in embeddings})
+    names = sorted({cursor.name for cursor in cursors})
+    new = [wall for wall in walls if wall not in realms]
+
+    async def ask(sql: str, *values: Any, when: bool = True) -> Any:
+        return await db.execute(sql, [bound(one) if isinstance(one, list) else one for one in values]) if when else None
+
+    def of(realm: Walls) -> int:
+        return realms.get(realm, 0)
+
+    async with db.pipeline():
+        await ask(LOCK, here, when=bool(here))
+        await ask(FIRST_PLACES, names, when=bool(names))
+        places = await ask(PLACES, names, when=bool(names))
+        head = await ask("SELECT seq FROM log")
+        last = await ask(LAST, [of((r.tenant, r.space)) for r in refs], [r.id for r in refs], when=bool(refs))
+        bearers = await ask(
+            BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed], when=bool(keyed)
+        )
+        stored = await ask(STORED, *_ids(erased, of), when=bool(erased))
+        its_rows = await ask(ROWS, *_ids([r for r, _ in named], of), [v for _, v in named], when=bool(named))
+        groups = await ask(GROUPS, [of(w) for w, _ in models], [m for _, m in models], when=bool(models))
+        new_realms = await ask(NEW_REALMS, len(new), when=bool(new))
+        new_groups = await ask(NEW_GROUPS, len(models), when=bool(models))
+        blocks = numbers.missing(len(written))
+        new_rows = await ask(NEW_ROWS, blocks, when=bool(blocks))
+
+    known.cursors = dict(await _all(places))
+    known.new_realms = dict(zip(new, [n for (n,) in await _all(new_realms)], strict=True))
+    numbers.add([n for (n,) in await _all(new_rows)])
+    for n, *columns in await _all(last):
+        known.last[refs[n - 1]] = _last(columns)
+    for n, id, *columns in await _all(bearers):
+        one = _last(columns)
+        name: Name = (keyed[n - 1][0], one.kind, one.key or "", one.owner)
+        known.bearers.setdefault(name, {})[id] = one
+    for n, row, *columns in await _all(stored):
+        known.stored.setdefault(erased[n - 1], []).append((row, as_record(columns, _walls(erased[n - 1]))))
+    known.rows = {named[n - 1]: row for n, row in await _all(its_rows)}
+    known.groups = {models[n - 1]: Group(*columns) for n, *columns in await _all(groups)}
+    known.new_groups = dict(zip(models, [n for (n,) in await _all(new_groups)], strict=True))
+    await _load_more(db, known, written, named, of)
+    [(seq,)] = await head.fetchall()
+    return known, seq
+
+
+async def _load_more(db: Db, known: Known, written: list[Record], named: list[tuple[Ref, int]], of: Any) -> None:
+    """Read what only some commits need: the content of versions that are there already, and what is embedded."""
+    there = {(r.ref, r.version) for r in written if r.version <= known.last.get(r.ref, NOTHING).version}
+    if there:
+        wanted = list(there)
+        values = (*_ids([ref for ref, _ in wanted], of), [version for _, version in wanted])
+        for n, *columns in await fetch(db, CONTENTS, values):
+            known.contents[wanted[n - 1]] = as_record(columns, _walls(wanted[n - 1][0]))
+    if known.rows:
+        realms = [of((ref.tenant, ref.space)) for ref, _ in known.rows]
+        known.embedded = {(grp, row) for grp, row in await fetch(db, EMBEDDED, (realms, list(known.rows.values())))}
+
+
+def _ids(refs: Sequence[Ref], of: Any) -> tuple[list[int], list[str]]:
+    return [of((ref.tenant, ref.space)) for ref in refs], [kept(ref.id) for ref in refs]
+
+
+def _walls(ref: Ref) -> Scope:
+    return Scope(tenant=ref.tenant, space=ref.space)
+
+
+async def _all(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    return map(unbound, await cursor.fetchall()) if cursor else iter(())
+
+
+def _last(columns: Sequence[Any]) -> Last:
+    version, row, user, agent, session, kind, key, since, until, valid_until = columns
+    return Last(version, row, (user, agent, session), kind, key, since, until, valid_until)

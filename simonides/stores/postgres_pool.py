@@ -1,0 +1,142 @@
+"""Connections to PostgreSQL that are lent out one at a time, and what each transaction may see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+
+from ..errors import Invalid, Unavailable
+from ..postgresql import quoted
+from .postgres_errors import lost, translated
+from .postgres_rows import kept
+from .postgres_url import Address
+
+WAIT_S = 30.0  # how long a connection is waited for when all are lent
+
+T = TypeVar("T")
+Db = AsyncConnection[Any]
+
+# What a transaction may see, until it ends: the realms of these tenants, or all of them.
+TENANTS = "SELECT set_config('simonides.tenant', %s::text[]::text, true)"
+ALL = "SELECT set_config('simonides.all', 'on', true)"
+
+SESSION = (
+    "SELECT set_config('search_path', %s, false), set_config('synchronous_commit', %s, false),"
+    " set_config('plan_cache_mode', 'force_custom_plan', false), set_config('jit', 'off', false),"
+    " set_config('idle_in_transaction_session_timeout', '60s', false), set_config('lock_timeout', '30s', false)"
+)
+
+
+def session(address: Address) -> tuple[str, tuple[str, str]]:
+    """Return the statement, and its values, that a new connection begins with.
+
+    Statements are planned for the values they have: how many records a user or a word has differs too much.
+    """
+    return SESSION, (quoted(address.schema), "on" if address.durability == "full" else "off")
+
+
+def connect(address: Address) -> Connection[Any]:
+    """Return a connection for upkeep, in a thread of its own; each statement is a transaction."""
+    try:
+        connection = psycopg.connect(address.conninfo, autocommit=True)
+        connection.execute(*session(address))
+    except psycopg.Error as error:
+        raise translated(error, address.place) from error
+    return connection
+
+
+class Pool:
+    """It belongs to the event loop that uses it first. `size` connections at most are open at once."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._idle: list[Db] = []
+        self._lent: set[Db] = set()
+        self._free = asyncio.Semaphore(address.pool)
+        self._closed = False
+
+    async def read(self, tenants: Sequence[str] | None, work: Callable[[Db], Awaitable[T]]) -> T:
+        """Do the work in one transaction, which sees the realms of these tenants (None: of all), and only reads.
+
+        Where the connection was lost it is done once more.
+        """
+        try:
+            try:
+                return await self._once(tenants, work)
+            except psycopg.Error as error:
+                if not lost(error):
+                    raise
+            await self.forget()
+            return await self._once(tenants, work)
+        except psycopg.Error as error:
+            raise translated(error, self.address.place) from error
+
+    async def _once(self, tenants: Sequence[str] | None, work: Callable[[Db], Awaitable[T]]) -> T:
+        async with self.lent() as db, db.pipeline():
+            await see(db, tenants)
+            return await work(db)
+
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncIterator[Db]:
+        if self._closed:
+            raise Invalid("this memory is closed")
+        try:
+            await asyncio.wait_for(self._free.acquire(), WAIT_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"all {self.address.pool} connections to PostgreSQL were busy for {WAIT_S:.0f} seconds: raise pool="
+            ) from None
+        db: Db | None = None
+        try:
+            db = self._idle.pop() if self._idle else await self.open()
+            self._lent.add(db)
+            yield db
+        finally:
+            self._free.release()
+            if db is not None:
+                self._lent.discard(db)
+                await self._take_back(db)
+
+    async def open(self) -> Db:
+        """Return a new connection, which the caller closes."""
+        db = await AsyncConnection.connect(self.address.conninfo, autocommit=True)
+        try:
+            await db.execute(*session(self.address))
+        except BaseException:
+            await db.close()
+            raise
+        return db
+
+    async def _take_back(self, db: Db) -> None:
+        sound = not db.closed and db.pgconn.transaction_status == TransactionStatus.IDLE
+        if sound and not self._closed:
+            self._idle.append(db)
+        else:
+            await db.close()
+
+    async def forget(self) -> None:
+        """Close what is idle: the server that it led to is gone."""
+        idle, self._idle = self._idle, []
+        for db in idle:
+            await db.close()
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.forget()
+
+
+async def see(db: Db, tenants: Iterable[str] | None) -> None:
+    if tenants is None:
+        await db.execute(ALL)
+    else:
+        await db.execute(TENANTS, ([kept(tenant) for tenant in tenants],))
+
+
+async def fetch(db: Db, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
+    return await (await db.execute(sql, values, binary=binary)).fetchall()

@@ -1,0 +1,125 @@
+"""What PostgreSQL says in its own way of what `rows.py` says of records, and texts as it can keep them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ..query import Query
+from ..record import Record, Scope, Span
+from . import rows
+from .rows import COLUMNS, NOTHING, By, Condition, Dialect
+
+TYPES = {
+    **dict.fromkeys(COLUMNS, "text"),
+    **dict.fromkeys(("realm", "version"), "int"),
+    **dict.fromkeys(("importance", "pinned"), "smallint"),
+    **dict.fromkeys(("at", "valid_since", "valid_until", "known_since", "known_until", "begun"), "bigint"),
+}
+QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
+
+_ESCAPED = re.compile("\x01([\x01\x02])")
+_REAL = {"\x01": "\x00", "\x02": "\x01"}
+_encode = msgspec.json.Encoder().encode
+
+
+def kept(text: str) -> str:
+    """Return the text as PostgreSQL can keep it, which has no NUL: \\x00 as \\x01\\x01, and \\x01 as \\x01\\x02.
+
+    Two texts are in the same order after it, and one begins with the other as before.
+    """
+    if "\x00" in text or "\x01" in text:
+        return text.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
+    return text
+
+
+def given(text: str) -> str:
+    """Return the text that was kept."""
+    return _ESCAPED.sub(lambda found: _REAL[found[1]], text) if "\x01" in text else text
+
+
+def bound(values: Iterable[Any]) -> list[Any]:
+    """Return the values of a statement as PostgreSQL can take them."""
+    return [
+        kept(value) if isinstance(value, str) else list(map(kept, value)) if _are_texts(value) else value
+        for value in values
+    ]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
+
+
+def unbound(row: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a row that was read as it was before it was kept."""
+    return tuple(given(value) if isinstance(value, str) else value for value in row)
+
+
+def as_row(record: Record, realm: int, known: Span) -> list[Any]:
+    return bound(rows.as_row(record, realm, known))
+
+
+def as_record(row: Sequence[Any], scope: Scope) -> Record:
+    return rows.as_record(unbound(row), scope)
+
+
+def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING) -> tuple[str, list[Any]]:
+    """Return `rows.where` as PostgreSQL reads it."""
+    sql, values = rows.where(query, realm, POSTGRES, of_given=of_given, by=by)
+    return sql.replace("?", "%s"), bound(values)
+
+
+def _among(column: str, names: Collection[str]) -> Condition:
+    return f"r.{column} = ANY(?::text[])", [sorted(names)]
+
+
+def _linked(realm: int, role: str, targets: Collection[str]) -> Condition:
+    sql = "r.row_id IN (SELECT row_id FROM links WHERE realm = ? AND role = ? AND target = ANY(?::text[]))"
+    return sql, [realm, role, sorted(targets)]
+
+
+def _bears(realm: int, label: str, of_given: bool) -> Condition:
+    sql = "SELECT row_id FROM labels WHERE realm = ? AND label = ?"
+    if of_given:
+        return f"EXISTS ({sql} AND row_id = r.row_id)", [realm, label]
+    return f"r.row_id IN ({sql})", [realm, label]
+
+
+def _holds(key: str, value: Any) -> Condition:
+    return "? = ANY(r.facets)", [_facet(key, value)]
+
+
+def facets(record: Record) -> str | None:
+    """Return what the metadata holds at its top, as an array of numbers: one for each key and scalar value."""
+    numbers = [
+        _facet(key, value)
+        for key, value in record.metadata.items()
+        if value is None or isinstance(value, str | int | float)
+    ]
+    return f"{{{','.join(map(str, numbers))}}}" if numbers else None
+
+
+def _facet(key: str, value: Any) -> int:
+    """Return the number of a key and its value: the same for what `query.same` calls one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    one = f"n{value}".encode() if isinstance(value, int) and not isinstance(value, bool) else _encode(value)
+    return _number(_encode(key) + one)
+
+
+@lru_cache(maxsize=200_000)
+def term_number(term: str) -> int:
+    """Return the number that a term is kept as: 64 bits of its hash, so that none of it can be read in a file."""
+    return _number(term.encode("utf-8", "surrogatepass"))
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), signed=True)
+
+
+POSTGRES = Dialect(among=_among, linked=_linked, bears=_bears, holds=_holds)

@@ -1,0 +1,220 @@
+"""Writes what a plan says, a statement for many rows at once, and the log's lines last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from .. import words as language
+from ..record import Body, at_if_known
+from . import rows
+from .postgres_plan import Plan, Version
+from .postgres_pool import Db
+from .postgres_rows import QUOTED, TYPES, as_row, bound, facets, kept, term_number
+
+MANY = 1_000  # rows that one statement takes
+MANY_WORDS = 20_000
+AT_ONCE = 50  # versions up to which their words are made in the event loop's own thread
+OFTEN_MAX = 15  # times that a term is counted in one version: BM25 makes no difference beyond
+
+_ARRAYS = ", ".join(f"%s::{TYPES[column]}[]" for column in TYPES)
+INSERT = (
+    f"INSERT INTO records (row_id, facets, {QUOTED}) SELECT j.row_id, j.facets::bigint[], {QUOTED}"
+    f" FROM unnest(%s::bigint[], %s::text[], {_ARRAYS}) j (row_id, facets, {QUOTED})"
+)
+REALMS = """
+    INSERT INTO realms (realm, tenant, space) SELECT * FROM unnest(%s::int[], %s::text[], %s::text[]) ORDER BY 2, 3
+"""
+ENDED = """
+    UPDATE records r SET known_until = j.until
+    FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, row_id, until)
+    WHERE r.realm = j.realm AND r.row_id = j.row_id
+"""
+WORDS = """
+    INSERT INTO words (realm, row_id, term, often)
+    SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::smallint[])
+"""
+LABELS = """
+    INSERT INTO labels (realm, label, row_id) SELECT * FROM unnest(%s::int[], %s::text[], %s::bigint[])
+    ON CONFLICT DO NOTHING
+"""
+LINKS = """
+    INSERT INTO links (realm, target, role, row_id)
+    SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bigint[]) ON CONFLICT DO NOTHING
+"""
+GROUPS = """
+    INSERT INTO groups (realm, model, grp, dimension, slots)
+    SELECT * FROM unnest(%s::int[], %s::text[], %s::int[], %s::int[], %s::int[])
+    ON CONFLICT (realm, model) DO UPDATE SET slots = excluded.slots
+"""
+VECTORS = """
+    INSERT INTO vectors (realm, grp, row_id, slot, value)
+    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::int[], %b::bytea[])
+"""
+TOKENS = """
+    INSERT INTO tokens (realm, grp, row_id, value)
+    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %b::bytea[])
+"""
+CURSORS = "UPDATE cursors c SET seq = j.seq FROM unnest(%s::text[], %s::bigint[]) j (name, seq) WHERE c.name = j.name"
+CERTIFIED = """
+    DELETE FROM erasing e USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE e.realm = j.realm AND e.id = j.id
+"""
+
+EMPTIED = """
+    WITH gone AS (
+        DELETE FROM vectors v USING unnest(%s::int[], %s::bigint[]) WITH ORDINALITY j (realm, row_id, n)
+        WHERE v.realm = j.realm AND v.row_id = j.row_id RETURNING v.realm, v.grp, v.slot, j.n
+    ), counted AS (
+        UPDATE groups g SET holes = g.holes + c.count
+        FROM (SELECT grp, count(*) AS count FROM gone GROUP BY grp) c WHERE g.grp = c.grp
+        RETURNING g.grp, g.holes - c.count AS first
+    )
+    INSERT INTO holes (realm, grp, hole, slot)
+    SELECT realm, grp, first + row_number() OVER (PARTITION BY grp ORDER BY n, slot) - 1, slot
+    FROM gone JOIN counted USING (grp)
+"""
+UNSAID = """
+    DELETE FROM words w USING unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, row_id, term)
+    WHERE w.realm = j.realm AND w.term = j.term AND w.row_id = j.row_id
+"""
+UNLABELLED = """
+    DELETE FROM labels l USING unnest(%s::int[], %s::text[], %s::bigint[]) j (realm, label, row_id)
+    WHERE l.realm = j.realm AND l.label = j.label AND l.row_id = j.row_id
+"""
+UNLINKED = """
+    DELETE FROM links l USING unnest(%s::int[], %s::text[], %s::bigint[]) j (realm, target, row_id)
+    WHERE l.realm = j.realm AND l.target = j.target AND l.row_id = j.row_id
+"""
+OF_ROWS = "USING unnest(%s::int[], %s::bigint[]) j (realm, row_id) WHERE t.realm = j.realm AND t.row_id = j.row_id"
+UNTOLD, UNWRITTEN = (f"DELETE FROM {table} t {OF_ROWS}" for table in ("tokens", "records"))
+UNRECALLED = """
+    DELETE FROM recalls c USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE c.realm = j.realm AND c.id = j.id
+"""
+ERASING = """
+    INSERT INTO erasing (realm, id) SELECT * FROM unnest(%s::int[], %s::text[])
+    ON CONFLICT (realm, id) DO UPDATE SET scrubbed = false
+"""
+
+LINES = """
+    WITH taken AS (UPDATE log SET seq = seq + %s RETURNING seq - %s AS before)
+    INSERT INTO changes (seq, at, realm, id, version, kind, "user", agent, session, note)
+    SELECT before + n, j.at, j.realm, j.id, j.version, j.kind, j."user", j.agent, j.session, j.note
+    FROM taken, unnest(
+        %s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]
+    ) WITH ORDINALITY j (at, realm, id, version, kind, "user", agent, session, note, n)
+"""
+GROWN = """
+    UPDATE realms m SET versions = m.versions + j.grown, head = l.seq - %s + j.line
+    FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, grown, line), log l WHERE m.realm = j.realm
+    RETURNING l.seq
+"""
+
+
+async def write(db: Db, plan: Plan) -> int:
+    """Write the plan and commit; return the number of the log's last line before those of the plan."""
+    words = await _words(plan.versions)
+    unsaid = await _words({row: Version(r, r.known, realm) for row, (realm, r) in plan.gone.items()})
+    grown: Any = None
+    async with db.pipeline():
+        if plan.made:
+            await _many(db, REALMS, [(n, kept(tenant), kept(space)) for (tenant, space), n in plan.made.items()])
+        await _many(db, ENDED, [(realm, row, until) for row, (realm, until) in plan.ended.items()])
+        await _insert(db, plan, words)
+        await _embed(db, plan)
+        if plan.erased:
+            await _erase(db, plan, unsaid)
+        await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
+        await _many(db, CERTIFIED, [(realm, kept(id)) for realm, id in plan.certified])
+        if plan.lines:
+            grown = await _log(db, plan)
+        await db.execute("COMMIT")
+    return (await grown.fetchone())[0] - len(plan.lines) if grown else 0
+
+
+async def _insert(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
+    versions = [(row, facets(v.record), *as_row(v.record, v.realm, v.known)) for row, v in plan.versions.items()]
+    await _many(db, INSERT, versions)
+    await _many(db, WORDS, words, MANY_WORDS)
+    each = [(row, v.realm, v.record) for row, v in plan.versions.items()]
+    await _many(db, LABELS, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
+    links = [(realm, kept(link.target), kept(link.role), row) for row, realm, r in each for link in r.links]
+    await _many(db, LINKS, links)
+
+
+async def _embed(db: Db, plan: Plan) -> None:
+    await _many(db, GROUPS, [(realm, kept(model), g.number, g.dimension, g.slots) for realm, model, g in plan.groups()])
+    vectors = [
+        (p.realm, p.group, p.row, p.slot + n, half.tobytes())
+        for p in plan.placed
+        for n, half in enumerate(p.embedding.vectors.astype("<f2"))
+    ]
+    await _many(db, VECTORS, vectors)
+    await _many(db, TOKENS, [(p.realm, p.group, p.row, p.embedding.tokens) for p in plan.placed if p.embedding.tokens])
+
+
+async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
+    gone = [(realm, row) for row, (realm, _) in plan.gone.items()]
+    for sql in (EMPTIED, UNTOLD, UNWRITTEN):
+        await _many(db, sql, gone)
+    await _many(db, UNSAID, [(realm, row, term) for realm, row, term, _ in words], MANY_WORDS)
+    each = [(row, realm, record) for row, (realm, record) in plan.gone.items()]
+    await _many(db, UNLABELLED, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
+    await _many(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
+    ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
+    await _many(db, UNRECALLED, ids)
+    await _many(db, ERASING, ids)
+
+
+async def _log(db: Db, plan: Plan) -> Any:
+    count = len(plan.lines)
+    lines = [
+        (
+            *(rows.stamp(line.at), realm, line.id, line.version, line.kind),
+            *(line.scope.user or "", line.scope.agent or "", line.scope.session or ""),
+            msgspec.json.encode(line.note).decode() if line.note is not None else None,
+        )
+        for realm, line in plan.lines
+    ]
+    await db.execute(LINES, (count, count, *columns([bound(line) for line in lines])))
+    last = {realm: n for n, (realm, _) in enumerate(plan.lines, 1)}
+    grown = Counter(version.realm for version in plan.versions.values())
+    grown.subtract(Counter(realm for realm, _ in plan.gone.values()))
+    return await db.execute(GROWN, (count, *columns([(realm, grown[realm], n) for realm, n in last.items()])))
+
+
+async def _many(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
+    for start in range(0, len(values), size):
+        await db.execute(sql, columns(values[start : start + size]))
+
+
+def columns(values: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Return rows as columns, for a statement that takes an array of each."""
+    return [list(column) for column in zip(*values, strict=True)]
+
+
+async def _words(versions: dict[int, Version]) -> list[tuple[int, int, int, int]]:
+    """Return (realm, row, term, how often) for each term of the versions."""
+    if len(versions) > AT_ONCE:
+        return await asyncio.to_thread(_words_of, versions)
+    return _words_of(versions)
+
+
+def _words_of(versions: dict[int, Version]) -> list[tuple[int, int, int, int]]:
+    return [
+        (version.realm, row, term, often)
+        for row, version in versions.items()
+        for term, often in terms(version.record.body, at_if_known(version.record, version.known.since))
+    ]
+
+
+def terms(body: Body, at: datetime | None) -> list[tuple[int, int]]:
+    """Return the numbers of the terms by which a record with this body, said then, is found; and how often it says
+    each.
+    """
+    counted = Counter(map(term_number, language.searched_terms(body, at)))
+    return [(term, min(often, OFTEN_MAX)) for term, often in counted.items()]
