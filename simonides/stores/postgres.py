@@ -22,7 +22,7 @@ from psycopg import Connection
 from ..errors import Invalid
 from ..query import Query
 from ..record import Record, Ref, Scope
-from ..store import Batch, Change, Cursor, Extent, Health
+from ..store import Batch, Change, Cursor, Extent, Health, Letter
 from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
@@ -45,6 +45,12 @@ CHANGES = """
     SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session
     FROM (SELECT * FROM changes WHERE seq > %s ORDER BY seq LIMIT %s) c JOIN realms m ON m.realm = c.realm
     ORDER BY c.seq
+"""
+LETTERS = """
+    SELECT t.follower, t.tries, t.at,
+        t.error, c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session
+    FROM letters t JOIN changes c ON c.seq = t.seq JOIN realms m ON m.realm = c.realm
+    WHERE t.seq > %s AND (%s::text IS NULL OR t.follower = %s) ORDER BY t.seq, t.follower LIMIT %s
 """
 RECALLED = """
     INSERT INTO recalls (realm, id, at)
@@ -209,6 +215,18 @@ class PostgresStore:
     async def cursor(self, name: str) -> int:
         found = await self._everywhere("SELECT seq FROM cursors WHERE name = %s", (kept(name),))
         return int(found[0][0]) if found else 0
+
+    async def cursors(self, prefix: str) -> dict[str, int]:
+        sql = "SELECT name, seq FROM cursors WHERE starts_with(name, %s) AND seq <> 0"
+        return {given(name): int(seq) for name, seq in await self._everywhere(sql, (kept(prefix),))}
+
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        name = None if follower is None else kept(follower)
+        found = [unbound(row) for row in await self._everywhere(LETTERS, (after, name, name, limit))]
+        return [
+            Letter(follower, rows.as_change(tuple(change)), tries, rows.moment(at), error)
+            for follower, tries, at, error, *change in found
+        ]
 
     # -- vectors -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import Conflict, Invalid
 from ..record import TICK, Record, Ref, Scope, Span
-from ..store import Batch, Change, Cursor, Embedding
+from ..store import Batch, Change, Cursor, Embedding, Letter
 from . import rows
 
 Walls = tuple[str, str]
@@ -96,6 +96,7 @@ class Plan:
         self.gone: dict[int, tuple[int, Record]] = {}  # row: its realm and record
         self.placed: list[Placed] = []
         self.cursors: dict[str, int] = {}
+        self.letters: dict[tuple[str, int], Letter | None] = {}  # None: it goes
         self.certified: list[tuple[int, str]] = []
         self.lines: list[tuple[int, Change]] = []  # with the realm
         self._journal: list[Callable[[], Any]] = []
@@ -114,7 +115,7 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        return not (self.lines or self.placed or self.cursors or self.certified)
+        return not (self.lines or self.placed or self.cursors or self.letters or self.certified)
 
     def _take(self, batch: Batch, cursor: Cursor | None, at: datetime) -> None:
         if cursor:
@@ -130,6 +131,10 @@ class Plan:
             self._erase(ref, at)
         for embedding in batch.embeddings:
             self._embed(embedding)
+        for named in batch.answered:
+            self._set(self.letters, named, None)
+        for letter in batch.letters:
+            self._set(self.letters, (letter.follower, letter.change.seq), letter)
         if certificate := batch.certificate:
             realm = self._realm(certificate.scope.realm)
             note = msgspec.to_builtins(certificate)

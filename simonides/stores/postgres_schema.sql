@@ -82,6 +82,12 @@ CREATE TABLE recalls (
     at bigint NOT NULL, realm integer NOT NULL, id text COLLATE "C" NOT NULL, PRIMARY KEY (realm, id)
 ) PARTITION BY HASH (realm);
 
+-- What a follower could not follow, by the line of the log.
+CREATE TABLE letters (
+    seq bigint NOT NULL, at bigint NOT NULL, realm integer NOT NULL, tries integer NOT NULL,
+    follower text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, error text NOT NULL, PRIMARY KEY (seq, follower)
+);
+
 CREATE TABLE changes (
     seq bigint PRIMARY KEY, at bigint NOT NULL, realm integer NOT NULL, version integer NOT NULL,
     id text COLLATE "C" NOT NULL, kind text COLLATE "C" NOT NULL,

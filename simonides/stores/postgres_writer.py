@@ -211,7 +211,7 @@ def _shared_out(group: Sequence[Job], plan: Plan, before: int) -> list[Any]:
 
 def _walls(batch: Batch) -> set[Walls]:
     """Return the realms that a batch names."""
-    refs = [*batch.erase, *(embedding.ref for embedding in batch.embeddings)]
+    refs = [*batch.erase, *(one.ref for one in batch.embeddings), *(one.change.ref for one in batch.letters)]
     walls = {record.scope.realm for record in (*batch.put, *batch.restore)} | {(ref.tenant, ref.space) for ref in refs}
     return walls | ({batch.certificate.scope.realm} if batch.certificate else set())
 

@@ -14,7 +14,7 @@ from .. import words as language
 from ..record import Body, at_if_known
 from . import rows
 from .postgres_plan import Plan, Version
-from .postgres_pool import Db
+from .postgres_pool import ALL, Db
 from .postgres_rows import QUOTED, TYPES, as_row, bound, facets, kept, term_number
 
 MANY = 1_000  # rows that one statement takes
@@ -61,6 +61,19 @@ TOKENS = """
     SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %b::bytea[])
 """
 CURSORS = "UPDATE cursors c SET seq = j.seq FROM unnest(%s::text[], %s::bigint[]) j (name, seq) WHERE c.name = j.name"
+ANSWERED = """
+    DELETE FROM letters t USING unnest(%s::text[], %s::bigint[]) j (follower, seq)
+    WHERE t.follower = j.follower AND t.seq = j.seq
+"""
+ALL_NO_MORE = "SELECT set_config('simonides.all', '', true)"
+LETTERS = """
+    INSERT INTO letters (seq, follower, tries, at, error, realm, id)
+    SELECT j.seq, j.follower, j.tries, j.at, j.error, m.realm, j.id
+    FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
+        j (seq, follower, tries, at, error, tenant, space, id)
+    JOIN realms m ON m.tenant = j.tenant AND m.space = j.space
+    JOIN records r ON r.realm = m.realm AND r.id = j.id AND r.version = 1
+"""
 CERTIFIED = """
     DELETE FROM erasing e USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE e.realm = j.realm AND e.id = j.id
 """
@@ -94,6 +107,9 @@ OF_ROWS = "USING unnest(%s::int[], %s::bigint[]) j (realm, row_id) WHERE t.realm
 UNTOLD, UNWRITTEN = (f"DELETE FROM {table} t {OF_ROWS}" for table in ("tokens", "records"))
 UNRECALLED = """
     DELETE FROM recalls c USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE c.realm = j.realm AND c.id = j.id
+"""
+UNLETTERED = """
+    DELETE FROM letters t USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE t.realm = j.realm AND t.id = j.id
 """
 ERASING = """
     INSERT INTO erasing (realm, id) SELECT * FROM unnest(%s::int[], %s::text[])
@@ -129,6 +145,7 @@ async def write(db: Db, plan: Plan) -> int:
         if plan.erased:
             await _erase(db, plan, unsaid)
         await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
+        await _put_aside(db, plan)
         await _many(db, CERTIFIED, [(realm, kept(id)) for realm, id in plan.certified])
         if plan.lines:
             grown = await _log(db, plan)
@@ -167,7 +184,28 @@ async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> 
     await _many(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
     ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
     await _many(db, UNRECALLED, ids)
+    await _many(db, UNLETTERED, ids)
     await _many(db, ERASING, ids)
+
+
+async def _put_aside(db: Db, plan: Plan) -> None:
+    """Remove the letters that were answered or are written anew, and write those; one about what is gone is left out.
+
+    A letter that was answered is named by its line alone, whosever it is, so here all are seen.
+    """
+    if plan.letters:
+        await db.execute(ALL)
+        await _many(db, ANSWERED, [(kept(follower), seq) for follower, seq in plan.letters])
+        await db.execute(ALL_NO_MORE)
+    new = [
+        (
+            *(letter.change.seq, letter.follower, letter.tries, rows.stamp(letter.at), letter.error),
+            *(*letter.change.scope.realm, letter.change.id),
+        )
+        for letter in plan.letters.values()
+        if letter
+    ]
+    await _many(db, LETTERS, [bound(each) for each in new])
 
 
 async def _log(db: Db, plan: Plan) -> Any:
