@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from . import exchange, happened
+from .answers import Answers
 from .arguments import (
     Given,
     Moment,
@@ -35,13 +36,14 @@ from .arguments import (
     text_of,
     zone_of,
 )
+from .cache import Cache
 from .calls import Calls, operation
-from .config import OFF, Settings, open_backend, settings, store_url
+from .config import OFF, Settings, open_backend, open_cache, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
 from .embedder import Embedder
-from .errors import Conflict, Invalid, NotFound
+from .errors import Conflict, Invalid, NotFound, Unavailable
 from .follow import Follower, Progress, lagging
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position
@@ -68,9 +70,11 @@ class AsyncMemory:
     `url` names the store: a URL, a path, or ":memory:"; without it, the user's own. `settled` (default) embeds what is
     remembered before a call returns; otherwise that happens in the background. `require` names levels that every call
     must name ("user"). `embedder` is a URL ("local:", "none" for words alone) or an Embedder of your own. `zone` is the
-    IANA time zone of the caller, for dates without a time; default, the system's.
+    IANA time zone of the caller, for dates without a time; default, the system's. `cache` is the URL of what keeps
+    answers for a while; by default there is none, unless the settings name one that other processes share.
     """
 
+    _caches = False  # whether to keep answers in this process, too, where nobody asked for it
     _patience_s: float | None = None  # what closing gives a pass of the embedder to end; None: all that it takes
 
     def __init__(
@@ -83,6 +87,7 @@ class AsyncMemory:
         settled: bool = True,
         embedder: str | Embedder | None = None,
         index: str | None = None,
+        cache: str | None = None,
         zone: str | None = None,
     ) -> None:
         if url is not None and (not isinstance(url, str | Path) or not str(url).strip() or "\0" in str(url)):
@@ -91,7 +96,7 @@ class AsyncMemory:
             raise Invalid(f"embedder must be a URL such as 'local:' or an Embedder, not {embedder!r}")
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
-        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index})
+        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index, "cache": cache})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
             tenant=named("tenant", self.settings.tenant) or "", space=named("space", self.settings.space) or ""
@@ -105,6 +110,8 @@ class AsyncMemory:
         self._followers: tuple[Follower, ...] = ()
         self._passes: Passes | None = None  # with the store
         self._recalls: Recalls | None = None  # with the store
+        self.cache: Cache | None = self._opened_cache(self._caches or cache is not None)
+        self._answers: Answers | None = None  # with the store, where there is a cache
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
@@ -298,7 +305,15 @@ class AsyncMemory:
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
     ) -> Hits:
         question, means = await self._asking(text)
-        hits = await answer(question, query, means, effort, explain=explain, least=least)
+        if self._answers is None:
+            hits = await answer(question, query, means, effort, explain=explain, least=least)
+            return hits.noting(self.behind)
+        if means.embedder:
+            means = dataclasses.replace(means, embedder=self._answers.embedder(means.embedder, query.scope))
+        hits = await self._answers.of(
+            question, query, means.model, (effort, explain, least),
+            lambda: answer(question, query, means, effort, explain=explain, least=least),
+        )  # fmt: skip
         return hits.noting(self.behind)
 
     async def _asking(self, text: str) -> tuple[Question, Means]:
@@ -580,7 +595,8 @@ class AsyncMemory:
             return preview
         if not preview.records:
             raise NotFound("nothing matches: nothing was erased")
-        certificate = await erase(preview, query.scope, store, self._index, self._embedder)
+        forgets = self._answers.forget if self._answers else None
+        certificate = await erase(preview, query.scope, store, self._index, self._embedder, forgets)
         await self._settle()
         return certificate
 
@@ -645,6 +661,11 @@ class AsyncMemory:
         complaints = list((await store.check()).complaints)
         if self._index:
             complaints += await self._index.check()
+        if self.cache:
+            try:
+                await self.cache.ping()
+            except Unavailable as error:
+                complaints.append(f"{error}: start it, or set `cache` to process:")
         return complaints + [
             f"some of what is remembered is not in {name} yet: recall something, or run `simonides rebuild`"
             for name in await lagging(self._followers, store)
@@ -681,7 +702,7 @@ class AsyncMemory:
             await self._passes.ended(self._patience_s)
         if self._recalls:
             await self._recalls.close()
-        for part in (self._index, self._embedder, self._store):
+        for part in (self._index, self._embedder, self._store, self.cache):
             if part is not None:
                 await part.close()
 
@@ -717,14 +738,22 @@ class AsyncMemory:
                 size = self._embedder.dimension
                 found: Index = open_backend("indexes", self.settings.index, store, vectors.model, size)
                 index = self._opened("index", found)
-            await finish(store, index)
+            passes = Passes(store, self._followers, index, self._home)
+            if self.cache:
+                self._answers = Answers(self.cache, store, passes, self._url, self.settings.cache_seconds)
+            await finish(store, index, self._answers.forget if self._answers else None)
         except BaseException:
             if index:
                 await index.close()
             await store.close()
             raise
         self._index, self._recalls = index, Recalls(store)
-        self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
+        self._store, self._passes = store, passes
+
+    def _opened_cache(self, whatever: bool) -> Cache | None:
+        """Return the cache of the settings; where not `whatever` they name is wanted, only one that others share."""
+        found = open_cache(self.settings.cache)
+        return self._opened("cache", found) if found and (whatever or found.shared) else None
 
     def _opened(self, part: str, what: T) -> T:
         """Return what a store, index or embedder is used through: itself, unless somebody measures it."""

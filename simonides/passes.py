@@ -65,6 +65,12 @@ class Passes:
         if self._followers and await self._store.head() > self._place:
             self.begin()
 
+    async def have_read(self, line: int) -> bool:
+        """Return whether every follower, in whatever process, has read up to this line of the log."""
+        if not self._followers or line <= self._place:
+            return True
+        return min([await self._store.cursor(follower.name) for follower in self._followers]) >= line
+
     async def ended(self, patience_s: float | None = None) -> None:
         """Wait for the passes that were begun, however they end; what is being tidied may wait for the next time.
 

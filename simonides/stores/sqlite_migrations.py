@@ -14,7 +14,7 @@ import apsw
 
 from ..errors import Damaged
 
-SCHEMA = 3
+SCHEMA = 4
 STEPS: Mapping[int, str] = {
     2: """
         CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
@@ -30,6 +30,11 @@ STEPS: Mapping[int, str] = {
     3: """
         CREATE TABLE IF NOT EXISTS recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
         CREATE INDEX IF NOT EXISTS records_agent ON records (realm, agent, at, id);
+    """,
+    4: """
+        ALTER TABLE realms ADD COLUMN head INTEGER NOT NULL DEFAULT 0;
+        UPDATE realms SET head = c.seq FROM (SELECT realm, max(seq) AS seq FROM changes GROUP BY realm) c
+            WHERE c.realm = realms.realm;
     """,
 }
 
