@@ -11,6 +11,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import redis
 import trustme
-from common import texts
+from common import DAY, JUNE, texts
 from engines import Machine, Valkey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -623,8 +624,6 @@ async def test_an_answer_does_not_outlive_what_ends(memory: AsyncMemory, monkeyp
         await keep(group, values, seconds, **more)
 
     monkeypatch.setattr(cache, "set", keeping)
-    from datetime import timedelta
-
     ends = now() + timedelta(seconds=2)
     await memory.supersede(hit.id, "the bridge is open", at=ends, user="ana")
     found = await memory.recall("bridge", user="ana", min_relevance=0.0)
@@ -659,6 +658,16 @@ async def test_an_answer_made_before_the_vectors_were_there_is_not_given_after(t
         await memory.settle()
         [hit] = await memory.recall("harbours", user="ana")
         assert "near" in hit.by
+
+
+async def test_tomorrow_yesterday_is_another_day(
+    memory: AsyncMemory, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await memory.remember("tea in the harbour", user="ana")
+    for day, worked_out in ((1, 1), (1, 1), (2, 2), (2, 2)):
+        monkeypatch.setattr(simonides.memory, "now", lambda day=day: JUNE + day * DAY)
+        await memory.recall("what did I drink yesterday?", user="ana")
+        assert len(counted) == worked_out
 
 
 async def test_what_fell_back_is_not_kept(tmp_path: Path, home: Path, counted: list[str]) -> None:
@@ -797,6 +806,8 @@ async def test_an_answer_is_packed_and_unpacked_as_it_was(tmp_path: Path, home: 
     assert len(hits) >= 2
     found = unpacked(packed(hits))
     assert found is not None and list(found) == list(hits) and found.notes == hits.notes and found.until == hits.until
+    hits.until = now()
+    assert unpacked(packed(hits)) is None  # it has ended, whatever the cache's clock says
     assert unpacked(b"") is unpacked(b"[]") is unpacked(packed(hits)[:-3]) is None
 
 
