@@ -1,7 +1,8 @@
 """Opens what the settings name. A URL's scheme is a file's name: `sqlite:` is `stores/sqlite.py`.
 
 Only this module knows that there are backends. Other people's are found by entry points, in the groups
-`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders` and `simonides.importers`.
+`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders`, `simonides.caches` and
+`simonides.importers`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from typing import Any
 
 import platformdirs
 
+from .breaker import Guarded
+from .cache import Cache
 from .errors import Invalid, SimonidesError
-from .serving import Serving, hide, setting
+from .serving import Serving, setting, told
 from .sources import File, Given, find, read_file, unknown_in_environment, unknown_in_file, value_of
 from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
 HERE, ELSEWHERE = WORK = ("here", "elsewhere")  # where the log is followed
 SPELLED = {"postgresql": "postgres"}  # schemes that others write otherwise
+NO_CACHE = (OFF, "none:", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -39,6 +43,10 @@ class Settings:
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
     embedder_next: str = setting("", "URL of the embedder to change over to, once `simonides embeddings` says so")
+    cache: str = setting(
+        "process:", "URL of the cache: of a server in its process, redis: and rediss: for whoever shares it; none: off"
+    )
+    cache_seconds: float = setting(60.0, "seconds that an answer is kept in the cache; 0: not at all", least=0)
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")
     user: str = setting("", "the command line's user when none is named")
@@ -48,7 +56,8 @@ class Settings:
     require: str = setting("", 'levels that every call must name, e.g. "user" or "user,session"')
 
     def __repr__(self) -> str:
-        return f"Settings({', '.join(f'{name}={hide(getattr(self, name))!r}' for name in NAMES)})"
+        fields = dataclasses.fields(self)
+        return f"Settings({', '.join(f'{field.name}={told(field, getattr(self, field.name))!r}' for field in fields)})"
 
     @property
     def store_url(self) -> str:
@@ -63,7 +72,7 @@ NAMED = {"": NAMES, SERVER: SERVER_NAMES}
 
 def settings(given: Mapping[str, str | None] | None = None, *, path: Path | None = None) -> Settings:
     """Return the settings: what was given, else the environment, else the file, else the defaults."""
-    taken = {name: value for name, value in (given or {}).items() if value is not None}
+    taken: dict[str, Any] = {name: value for name, value in (given or {}).items() if value is not None}
     return Settings(**_read("", {}, path, taken.keys()), **taken)
 
 
@@ -143,6 +152,14 @@ def directory_url(store: str) -> str:
 def keys_url(store: str, directory: str) -> str:
     """Return where the keys to that store are: in the directory that the settings name, or else in its own place."""
     return store_url(directory) if directory else directory_url(store)
+
+
+def open_cache(url: str) -> Cache | None:
+    """Open the cache, guarded against its going away where it is not in this process; None where it is off."""
+    if url in NO_CACHE:
+        return None
+    opened: Cache = open_backend("caches", url)
+    return Guarded(opened) if opened.shared else opened
 
 
 def open_backend(folder: str, url: str, *arguments: Any) -> Any:

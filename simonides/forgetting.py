@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +95,16 @@ def _all(scope: Scope) -> Query:
     return Query(scope=walls, statuses=None, ended=True, limit=EVERYTHING)
 
 
+Forgets = Callable[[Scope], Awaitable[int | None]]  # takes answers of a realm out of a cache; see `Answers.forget`
+
+
 async def erase(
-    preview: Preview, scope: Scope, store: Store, indexes: Sequence[Index], embedders: Sequence[Embedder]
+    preview: Preview,
+    scope: Scope,
+    store: Store,
+    indexes: Sequence[Index],
+    embedders: Sequence[Embedder],
+    forgets: Forgets | None = None,
 ) -> Certificate:
     """Take everything of the preview out of every place, and return the certificate, which is also in the log."""
     refs = frozenset(record.ref for record in preview.records)
@@ -113,7 +121,7 @@ async def erase(
     for embedder in embedders:
         embedder.clear_cache()
     try:
-        return await _purge(refs, scope, preview.derived, counted, samples, store, indexes)
+        return await _purge(refs, scope, preview.derived, counted, samples, store, indexes, forgets)
     except Full as error:
         raise Full(
             "what was named is erased, but the disk is full: its last bytes and its certificate are seen to when the"
@@ -121,14 +129,14 @@ async def erase(
         ) from error
 
 
-async def finish(store: Store, indexes: Sequence[Index]) -> None:
+async def finish(store: Store, indexes: Sequence[Index], forgets: Forgets | None = None) -> None:
     """Finish the erases that were cut off before their certificate; on a full disk, the next opening tries again."""
     unfinished = await store.unfinished()
     for realm in sorted({(ref.tenant, ref.space) for ref in unfinished}):
         refs = frozenset(ref for ref in unfinished if (ref.tenant, ref.space) == realm)
         scope = Scope(tenant=realm[0], space=realm[1])
         try:
-            await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, indexes)
+            await _purge(refs, scope, frozenset(), {"records": len(refs)}, [], store, indexes, forgets)
         except Full as error:
             log.warning("an erase that was cut off cannot be finished yet: %s", error)
 
@@ -141,11 +149,13 @@ async def _purge(
     samples: Sequence[str],
     store: Store,
     indexes: Sequence[Index],
+    forgets: Forgets | None,
 ) -> Certificate:
-    """Take the erased out of the indexes, the exports and the store's own bytes, and certify it."""
+    """Take the erased out of the indexes, the exports, the cache and the store's own bytes, and certify it."""
     for index in indexes:
         await index.catch_up(scope)
     lines = await asyncio.to_thread(_purge_exports, store.folder, refs)
+    answers = await forgets(scope) if forgets else None
     proof = await store.scrub(samples)
     certificate = Certificate(
         id=new_id(),
@@ -153,7 +163,12 @@ async def _purge(
         scope=scope,
         ids=tuple(sorted(ref.id for ref in refs)),
         derived=tuple(sorted(derived)),
-        places={**counted, "exports": lines, "backups": int(proof.get("backups", 0))},
+        places={
+            **counted,
+            "exports": lines,
+            "backups": int(proof.get("backups", 0)),
+            **({} if answers is None else {"cached": answers}),
+        },
         method=str(proof["method"]),
     )
     await store.commit(Batch(certificate=certificate))

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from . import exchange, happened
+from .answers import Answers
 from .arguments import (
     Given,
     Moment,
@@ -37,13 +38,14 @@ from .arguments import (
     text_of,
     zone_of,
 )
+from .cache import Cache
 from .calls import Calls, operation
-from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, open_store, settings, store_url
+from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, open_cache, open_store, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
 from .embedder import Embedder
-from .errors import Conflict, Invalid, NotFound
+from .errors import Conflict, Invalid, NotFound, Unavailable
 from .follow import Follower, Progress, lagging, replay
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position, Status, status
@@ -72,9 +74,11 @@ class AsyncMemory:
     `url` names the store: a URL, a path, or ":memory:"; without it, the user's own. `settled` (default) embeds what is
     remembered before a call returns; otherwise that happens in the background. `require` names levels that every call
     must name ("user"). `embedder` is a URL ("local:", "none" for words alone) or an Embedder of your own. `zone` is the
-    IANA time zone of the caller, for dates without a time; default, the system's.
+    IANA time zone of the caller, for dates without a time; default, the system's. `cache` is the URL of what keeps
+    answers for a while; by default there is none, unless the settings name one that other processes share.
     """
 
+    _caches = False  # whether to keep answers in this process, too, where nobody asked for it
     _patience_s: float | None = None  # what closing gives a pass of the embedder to end; None: all that it takes
 
     def __init__(
@@ -87,6 +91,7 @@ class AsyncMemory:
         settled: bool = True,
         embedder: str | Embedder | None = None,
         index: str | None = None,
+        cache: str | None = None,
         zone: str | None = None,
     ) -> None:
         if url is not None and (not isinstance(url, str | Path) or not str(url).strip() or "\0" in str(url)):
@@ -95,7 +100,7 @@ class AsyncMemory:
             raise Invalid(f"embedder must be a URL such as 'local:' or an Embedder, not {embedder!r}")
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
-        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index})
+        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index, "cache": cache})
         one_of("work", self.settings.work, {name: name for name in WORK})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
@@ -113,6 +118,8 @@ class AsyncMemory:
         self._other: Model | None = None  # the other embedding model, where there are two
         self._remark: str | None = None  # what whoever asks should know of the store's models
         self._recalls: Recalls | None = None  # with the store
+        self.cache: Cache | None = self._opened_cache(self._caches or cache is not None)
+        self._answers: Answers | None = None  # with the store, where there is a cache
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
@@ -306,7 +313,15 @@ class AsyncMemory:
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
     ) -> Hits:
         question, means = await self._asking(text)
-        hits = await answer(question, query, means, effort, explain=explain, least=least)
+        if self._answers is None:
+            hits = await answer(question, query, means, effort, explain=explain, least=least)
+            return hits.noting(self.behind, self._remark)
+        if means.embedder:
+            means = dataclasses.replace(means, embedder=self._answers.embedder(means.embedder, query.scope))
+        hits = await self._answers.of(
+            question, query, means.model, (effort, explain, least),
+            lambda: answer(question, query, means, effort, explain=explain, least=least),
+        )  # fmt: skip
         return hits.noting(self.behind, self._remark)
 
     async def _asking(self, text: str) -> tuple[Question, Means]:
@@ -588,7 +603,8 @@ class AsyncMemory:
             raise NotFound("nothing matches: nothing was erased")
         indexes = [index for index in (self._index, self._other and self._other.index) if index]
         embedders = [embedder for embedder in (self._embedder, self._other and self._other.embedder) if embedder]
-        certificate = await erase(preview, query.scope, store, indexes, embedders)
+        forgets = self._answers.forget if self._answers else None
+        certificate = await erase(preview, query.scope, store, indexes, embedders, forgets)
         await self._settle()
         return certificate
 
@@ -653,6 +669,11 @@ class AsyncMemory:
         complaints = list((await store.check()).complaints)
         if self._index:
             complaints += await self._index.check()
+        if self.cache:
+            try:
+                await self.cache.ping()
+            except Unavailable as error:
+                complaints.append(f"{error}: start it, or set `cache` to process:")
         return complaints + [
             f"some of what is remembered is not in {name} yet: recall something, or run `simonides rebuild`"
             for name in await lagging(self._followers, store)
@@ -747,7 +768,7 @@ class AsyncMemory:
         if self._recalls:
             await self._recalls.close()
         others = (self._other.index, self._other.embedder) if self._other else ()
-        for part in (self._index, self._embedder, *others, self._store):
+        for part in (self._index, self._embedder, *others, self._store, self.cache):
             if part is not None:
                 await part.close()
 
@@ -789,11 +810,18 @@ class AsyncMemory:
                     undo.push_async_callback(second.close)
                     vectors = Vectors(other)
                     self._other = Model(other, second, vectors, self._passing(store, (vectors,), second))
-            await finish(store, [each for each in (index, self._other and self._other.index) if each])
+            if self.cache:
+                self._answers = Answers(self.cache, store, self._have_read, self._url, self.settings.cache_seconds)
+            forgets = self._answers.forget if self._answers else None
+            await finish(store, [each for each in (index, self._other and self._other.index) if each], forgets)
             undo.pop_all()
         self._index, self._recalls = index, Recalls(store)
         self._backlog = Backlog(store, self._followers)
         self._store, self._passes = store, self._passing(store, self._followers, index)
+
+    async def _have_read(self, line: int) -> bool:
+        assert self._passes is not None
+        return await self._passes.have_read(line)
 
     def _passing(self, store: Store, followers: Sequence[Follower], index: Index | None) -> Passes | Elsewhere:
         if self.settings.work == ELSEWHERE:
@@ -821,6 +849,11 @@ class AsyncMemory:
         self._embedder, self._index, self._passes = other.embedder, other.index, other.passes
         self._followers, self._other = (other.vectors,), Model(mine[0], mine[1], vectors, mine[2])
         self._backlog = Backlog(store, self._followers)
+
+    def _opened_cache(self, whatever: bool) -> Cache | None:
+        """Return the cache of the settings; where not `whatever` they name is wanted, only one that others share."""
+        found = open_cache(self.settings.cache)
+        return self._opened("cache", found) if found and (whatever or found.shared) else None
 
     def _opened(self, part: str, what: T) -> T:
         """Return what a store, index or embedder is used through: itself, unless somebody measures it."""

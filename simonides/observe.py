@@ -53,9 +53,12 @@ class Observer:
                 ("store", "simonides_db_query_duration_seconds", "What the store took"),
                 ("index", "simonides_index_query_duration_seconds", "What the vector index took"),
                 ("embedder", "simonides_embedding_duration_seconds", "What the embedder took"),
+                ("cache", "simonides_cache_duration_seconds", "What the cache took"),
             )
         }
         self.errors = Counter("simonides_part_errors", "Calls that failed", ["part", "operation"], registry=made)
+        self.hits = Counter("simonides_cache_hits", "Values that were in the cache", ["kind"], registry=made)
+        self.misses = Counter("simonides_cache_misses", "Values that were not in the cache", ["kind"], registry=made)
         self.embeddings = Counter("simonides_embedding_requests", "Calls of the embedder", ["status"], registry=made)
         self.embedded = Counter("simonides_embedding_texts", "Texts embedded", registry=made)
         self.tokens = Counter("simonides_embedding_tokens", "Tokens of the texts embedded", registry=made)
@@ -81,7 +84,7 @@ class Observer:
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def around(self, part: str, what: T) -> T:
-        """Return the same store, index or embedder, its calls measured."""
+        """Return the same store, index, embedder or cache, its calls measured."""
         return cast(T, _shape(cast(type, type(what)), part)(what, self))
 
     @contextlib.contextmanager
@@ -109,6 +112,12 @@ class Observer:
         if fine:
             self.embedded.inc(len(texts))
             self.tokens.inc(sum(embedder.tokens(text) for text in texts))
+
+    def looked_up(self, group: str, found: Sequence[bytes | None]) -> None:
+        """Count what a cache was asked for: by kind, which the names of groups begin with."""
+        kind, missed = group.partition("/")[0], sum(value is None for value in found)
+        self.hits.labels(kind).inc(len(found) - missed)
+        self.misses.labels(kind).inc(missed)
 
     # -- what it comes to -----------------------------------------------------------------------------------------
 
@@ -217,6 +226,14 @@ def _measured(part: str, name: str) -> Any:
         finally:
             self._observer.embed(self._what, texts, fine)
 
+    async def get(self: Any, group: str, keys: Sequence[str]) -> Any:
+        with self._observer.call(part, name):
+            found = await self._what.get(group, keys)
+        self._observer.looked_up(group, found)
+        return found
+
+    if part == "cache" and name == "get":
+        return get
     return embed if part == "embedder" and name in ("embed", "encode") else call
 
 

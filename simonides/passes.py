@@ -71,6 +71,10 @@ class Passes:
         if self._followers and await self._store.head() > self._place:
             self.begin()
 
+    async def have_read(self, line: int) -> bool:
+        """Return whether every follower, in whatever process, has read up to this line of the log."""
+        return line <= self._place or await _have_read(self._followers, self._store, line)
+
     async def ended(self, patience_s: float | None = None) -> None:
         """Wait for the passes that were begun, however they end; what is being tidied may wait for the next time.
 
@@ -113,6 +117,10 @@ class Passes:
                     pass
         except SimonidesError as error:
             log.warning("what is no longer needed is still there: %s", error)
+
+
+async def _have_read(followers: Sequence[Follower], store: Store, line: int) -> bool:
+    return all([await followed(follower.name, store) >= line for follower in followers])
 
 
 class Elsewhere:
@@ -168,6 +176,9 @@ class Elsewhere:
     def _tell(self) -> None:
         self._looked.set()
         self._looked = asyncio.Event()
+
+    async def have_read(self, line: int) -> bool:
+        return line <= self._place or await _have_read(self._followers, self._store, line)
 
     async def keep_up(self) -> None:
         """Nobody waits for the workers before a question."""

@@ -190,11 +190,12 @@ class Store(Protocol):
         """Return the log's lines after that one, in order."""
         ...
 
-    async def head(self) -> int:
-        """Return the number of the log's last line; 0 while there is none.
+    async def head(self, scope: Scope | None = None) -> int:
+        """Return the number of the log's last line; 0 while there is none. With a scope, of the last line that is about
+        its realm: of its walls alone, whatever levels it names.
 
-        It is asked before every recall, and sees what any process has written. Where nothing was, it costs next to
-        nothing.
+        It is asked before every recall, and sees what any process has written; whatever is read after it shows at least
+        that. Where nothing was written, it costs next to nothing, and never a search through the log.
         """
         ...
 

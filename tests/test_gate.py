@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 from common import JUNE
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from simonides.access import LOCAL, Permit, Principal
+from simonides.cache import Room
+from simonides.caches.process import ProcessCache
 from simonides.directories.memory import MemoryDirectory
 from simonides.directory import Grant
 from simonides.errors import Full, Limited, SimonidesError, Unauthorized
 from simonides.servers import gate as gates
 from simonides.servers.gate import FAILURES_MAX, Gate, network
-from simonides.servers.windows import Room, Windows
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 GRANT = Grant(name="laptop", tenant="acme", spaces=frozenset({"main"}), user="ana", permits=Permit.READ)
@@ -228,7 +227,7 @@ async def test_a_local_caller_without_a_key_is_not_barred(directory: MemoryDirec
 async def test_wrong_keys_from_very_many_addresses_cost_bounded_memory(gate: Gate) -> None:
     for n in range(12_000):
         await refused(gate, bearer(WRONG), f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
-    assert len(gate._failures) <= 10_000
+    assert isinstance(gate._failures._own, ProcessCache) and gate._failures._own.names <= 10_000
 
 
 async def test_keys_that_came_in_cost_bounded_memory(
@@ -253,12 +252,11 @@ def test_one_machine_is_one_address() -> None:
 async def test_a_key_has_its_rate_and_others_have_theirs(gate: Gate, directory: MemoryDirectory, clock: Clock) -> None:
     _, slow = await directory.make(dataclasses.replace(GRANT, rate=3))
     _, free = await directory.make(GRANT)
-    rooms = [gate.room(await gate.enter(bearer(slow), HERE)) for _ in range(3)]
+    rooms = [(await gate.admit(bearer(slow), HERE)).room for _ in range(3)]
     assert rooms == [Room(3, 2, 61), Room(3, 1, 61), Room(3, 0, 61)]
     error = await refused(gate, bearer(slow))
     assert isinstance(error, Limited) and error.retry_after == 61
-    principal = await gate.enter(bearer(free), HERE)
-    assert gate.room(principal) is None
+    assert (await gate.admit(bearer(free), HERE)).room is None
     clock.seconds += error.retry_after
     await gate.enter(bearer(slow), HERE)
 
@@ -268,47 +266,13 @@ async def test_who_has_no_rate_has_the_servers_which_may_change(
 ) -> None:
     gate = Gate(directory, require=False, rate=2, ticks=clock.ticks, clock=clock.now)
     for shown in ({}, bearer(secret)):
-        assert [gate.room(await gate.enter(shown, HERE)) for _ in range(2)] == [Room(2, 1, 61), Room(2, 0, 61)]
+        assert [(await gate.admit(shown, HERE)).room for _ in range(2)] == [Room(2, 1, 61), Room(2, 0, 61)]
         assert isinstance(await refused(gate, shown), Limited)
     gate.rate = 3
     await gate.enter(bearer(secret), HERE)
     gate.rate = 0
-    assert gate.room(await gate.enter(bearer(secret), HERE)) is None
+    assert (await gate.admit(bearer(secret), HERE)).room is None
     await gate.close()
-
-
-@given(
-    limit=st.integers(1, 5),
-    waits=st.lists(st.sampled_from([0, 0.3, 0.7, 1, 7.5, 29.9, 59.9, 60, 61, 200]) | st.floats(0, 100), max_size=40),
-)
-def test_in_no_minute_are_more_let_through_than_allowed_and_who_waits_is_let_through(
-    limit: int, waits: list[float]
-) -> None:
-    at = 0.0
-    windows, through = Windows(lambda: at), list[float]()
-    for wait in waits:
-        at += wait
-        room = windows.room("a", limit)
-        assert 0 <= room.remaining <= limit and (room.reset == 0) == (room.remaining == limit)
-        assert windows.take("a", limit) == (room.remaining > 0)
-        if room.remaining:
-            through.append(at)
-        assert len([each for each in through if each > at - 60]) <= limit
-        assert room.remaining or len([each for each in through if each > at - 62]) >= limit  # nor fewer
-    at += windows.room("a", limit).reset
-    assert windows.take("a", limit)
-
-
-def test_windows_forget_whoever_was_longest_away() -> None:
-    at = 0.0
-    windows = Windows(lambda: at, names_max=3)
-    for name in "abcad":
-        windows.take(name, 5)
-    assert len(windows) == 3
-    assert [windows.room(name, 5).remaining for name in "abcd"] == [3, 5, 4, 4]
-    at = 100.0
-    windows.take("e", 5)
-    assert len(windows) == 1  # the others have nothing left to count
 
 
 # -- uses --------------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ async def test_filters_hold_in_a_typed_recall(served: Served) -> None:
 
 async def test_health_says_how_each_part_is(served: Served) -> None:
     health = await served.memory.Health(served.pb.HealthRequest())
-    assert health.status == "ok" and [part.name for part in health.parts] == ["store", "vectors", "llm"]
+    assert health.status == "ok" and [part.name for part in health.parts] == ["store", "vectors", "cache", "llm"]
 
 
 # -- alike over HTTP ------------------------------------------------------------------------------------------------

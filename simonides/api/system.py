@@ -29,7 +29,20 @@ async def parts(desk: Desk) -> list[Json]:
     else:
         says = f"{memory.settings.embedder} over {memory.settings.index}"
         vectors = _part("vectors", True, False, f"{says}; {late} changes behind" if late else says)
-    return [store, vectors, _part("llm", True, True, "none: everything works by rule, without a language model")]
+    llm = _part("llm", True, True, "none: everything works by rule, without a language model")
+    return [store, vectors, await _cache(desk), llm]
+
+
+async def _cache(desk: Desk) -> Json:
+    cache, seconds = desk.memory.cache, desk.memory.settings.cache_seconds
+    if cache is None:
+        return _part("cache", True, True, "none: every answer is worked out, and each process counts calls for itself")
+    try:
+        await cache.ping()
+    except SimonidesError as error:
+        return _part("cache", False, True, f"{error.message}; each process counts calls for itself meanwhile")
+    kept = f"answers are kept for {seconds:g} s" if seconds else "no answers are kept"
+    return _part("cache", True, False, f"{cache.name}, {'shared' if cache.shared else 'in this process'}: {kept}")
 
 
 def _part(name: str, works: bool, fallback: bool, says: str) -> Json:

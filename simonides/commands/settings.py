@@ -152,6 +152,7 @@ def _missing(settings: configuration.Settings, serving: Serving) -> Iterator[str
     yield from _said(configuration.opener, "stores", configuration.store_url(settings.store_url))
     yield from _unreadable(settings.store_url)
     yield from _said(configuration.opener, "indexes", settings.index)
+    yield from _said(_try_cache, settings.cache)
     if settings.embedder != configuration.OFF:
         yield from _said(_try_embedder, settings.embedder)
     for name, (extra, module) in EXTRAS.items():
@@ -180,6 +181,20 @@ def _try_embedder(url: str) -> None:
             await embedder.close()
 
     asyncio.run(embed())
+
+
+def _try_cache(url: str) -> None:
+    """Ask it whether it is there."""
+    import asyncio
+
+    async def ask() -> None:
+        if cache := configuration.open_cache(url):
+            try:
+                await cache.ping()
+            finally:
+                await cache.close()
+
+    asyncio.run(ask())
 
 
 def _unreadable(url: str) -> Iterator[str]:

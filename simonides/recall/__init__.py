@@ -7,12 +7,14 @@
 
 from .answer import answer
 from .fit import Citation, Context, fitted
-from .means import EFFORTS, Effort, Hits, Means
+from .means import EFFORTS, WORDS_ALONE, Effort, Hits, Means
 from .missing import Missing, missing
 from .question import Question, understand
+from .questions import questioned
 
 __all__ = [
     "EFFORTS",
+    "WORDS_ALONE",
     "Citation",
     "Context",
     "Effort",
@@ -23,5 +25,6 @@ __all__ = [
     "answer",
     "fitted",
     "missing",
+    "questioned",
     "understand",
 ]

@@ -17,4 +17,8 @@ async def answer(
     from .rank import rank
 
     pool = await gather(question, query, means, effort)
-    return await asyncio.to_thread(rank, question, pool, query.limit, explain=explain, least=least)
+    hits = await asyncio.to_thread(rank, question, pool, query.limit, explain=explain, least=least)
+    if query.valid_at is None:
+        ends = (candidate.record.valid.until for candidate in pool.candidates.values())
+        hits.until = min((end for end in ends if end is not None and end > question.at), default=None)
+    return hits

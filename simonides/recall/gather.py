@@ -19,7 +19,7 @@ from ..query import Query
 from ..record import Record
 from ..store import Store
 from ..tokens import unpack
-from .means import Effort, Means
+from .means import WORDS_ALONE, Effort, Means
 from .question import Question, without_names
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _nameless(question: Question, records: Iterable[Record]) -> tuple[str, ...]:
 async def _near(parts: tuple[str, ...], query: Query, means: Means, effort: Effort) -> Near:
     """Records whose meaning is close. The index proposes; the store, which knows the clocks, disposes."""
     if means.index is None or means.embedder is None:
-        return Near(note="no embedder is set: found by words alone")
+        return Near(note=WORDS_ALONE)
     try:
         asked = await _embedded(parts, means.embedder)
     except Unavailable as error:

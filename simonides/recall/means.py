@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 from ..embedder import Embedder
@@ -40,10 +41,14 @@ class Means:
     model: str = ""  # the name under which the store keeps the vectors
 
 
+WORDS_ALONE = "no embedder is set: found by words alone"  # the one note that is about the settings, not about a moment
+
+
 class Hits(list[Hit]):
-    """Hits, best first. `notes` says what fell back, and why."""
+    """Hits, best first. `notes` says what fell back, and why; `until` when something ends that was looked at."""
 
     notes: tuple[str, ...] = ()
+    until: datetime | None = None
 
     def noting(self, *notes: str | None) -> Self:
         self.notes += tuple(note for note in notes if note)

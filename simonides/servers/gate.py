@@ -3,6 +3,9 @@
 A key comes as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Whoever shows one must show a right one: a wrong key
 is `Unauthorized` on a server that asks for none, too. Who keeps showing wrong ones is `Limited` for a minute, by
 address; keys that came in lately go on working from there, as many clients may stand behind one address.
+
+Where servers share a cache, they count together. While it does not answer, each counts for itself, from nothing on:
+nobody is refused because a cache is gone.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from ..access import LOCAL, Principal
+from ..cache import Cache, Room
+from ..config import open_backend
 from ..directory import Directory, Key, digest
-from ..errors import Limited, SimonidesError, Unauthorized
+from ..errors import Limited, SimonidesError, Unauthorized, Unavailable
 from ..record import now
-from .windows import Room, Windows
 
 FAILURES_MAX = 10  # wrong keys a minute from one address
 KNOWN_MAX = 10_000  # keys that came in lately, by their digests
@@ -30,11 +35,35 @@ SHOW = "show a key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Who came in, and how many calls that leaves it; None: as many as it likes."""
+
+    principal: Principal
+    room: Room | None
+
+
+class Counts:
+    """How often a name came within the last minute: with all who share the cache, or in this process alone."""
+
+    def __init__(self, kind: str, cache: Cache | None, ticks: Callable[[], float]) -> None:
+        own: Cache = open_backend("caches", "process:", ticks)
+        self._kind, self._own = kind, own
+        self._shared = cache if cache and cache.shared else None
+
+    async def take(self, name: str, rate: int, *, count: int = 1) -> Room:
+        """Count one more, unless there were so many; with a count of 0, only look. Return what is left."""
+        if self._shared:
+            with contextlib.suppress(Unavailable):
+                return await self._shared.take(f"{self._kind}/{name}", rate, count=count)
+        return await self._own.take(name, rate, count=count)
+
+
 class Gate:
     """`require` asks for a key. `rate` is how many calls a minute a principal has that says nothing, 0: any number.
 
-    `rate` and `failures_max` may be set anew while it is open. Keys expire by `clock`; calls are counted by `ticks`, in
-    seconds from anywhere.
+    `rate` and `failures_max` may be set anew while it is open. Keys expire by `clock`; calls are counted in `cache`
+    where others share it, and otherwise by `ticks`, in seconds from anywhere.
     """
 
     def __init__(
@@ -44,12 +73,13 @@ class Gate:
         require: bool,
         rate: int = 0,
         failures_max: int = FAILURES_MAX,
+        cache: Cache | None = None,
         clock: Callable[[], datetime] = now,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rate, self.failures_max = rate, failures_max
         self._directory, self._require, self._clock = directory, require, clock
-        self._calls, self._failures = Windows(ticks), Windows(ticks)
+        self._calls, self._failures = Counts("calls", cache, ticks), Counts("failures", cache, ticks)
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._uses: dict[str, datetime] = {}
         self._noting: asyncio.Task[None] | None = None
@@ -60,7 +90,11 @@ class Gate:
         return self._require
 
     async def enter(self, headers: Mapping[str, str], client: str) -> Principal:
-        """Return who comes with these headers from that address.
+        """Return who comes with these headers from that address; see `admit`."""
+        return (await self.admit(headers, client)).principal
+
+    async def admit(self, headers: Mapping[str, str], client: str) -> Entered:
+        """Return who comes with these headers from that address, and how many calls it has left.
 
         Raise Unauthorized where the key is wrong, expired or revoked, or missing where one is asked for; Limited, with
         when to come again, where there were too many calls or too many wrong keys.
@@ -69,7 +103,7 @@ class Gate:
         try:
             secret = shown(headers)
         except Unauthorized:
-            self._fail(address)
+            await self._fail(address)
             raise
         if secret is not None:
             principal = (await self._holder(secret, address)).principal
@@ -77,13 +111,7 @@ class Gate:
             raise Unauthorized(f"{SHOW}; `simonides keys create` makes one")
         else:
             principal = LOCAL
-        self._count(principal)
-        return principal
-
-    def room(self, principal: Principal) -> Room | None:
-        """Return how many calls this principal has left, for the headers that say so; None: as many as it likes."""
-        most = principal.rate or self.rate
-        return self._calls.room(principal.name, most) if most else None
+        return Entered(principal, await self._count(principal))
 
     async def settle(self) -> None:
         """Note the uses that wait to be noted. Where the directory cannot, they wait on."""
@@ -108,10 +136,10 @@ class Gate:
         """Return the key of that secret, if it opens anything now."""
         seen, at = digest(secret), self._clock()
         if seen not in self._known:
-            self._bar(address)
+            await self._bar(address)
         key = await self._directory.find(secret) if self._directory else None
         if key is None:
-            self._fail(address)
+            await self._fail(address)
             raise Unauthorized("nobody is known by this key")
         if why := key.closed(at):
             raise Unauthorized(f"this key is {why}" if why == "revoked" else f"this key has {why}")
@@ -119,20 +147,22 @@ class Gate:
         self._use(key.id, at)
         return key
 
-    def _fail(self, address: str) -> None:
-        self._bar(address)
-        self._failures.take(address, self.failures_max)
+    async def _fail(self, address: str) -> None:
+        await self._bar(address, count=1)
 
-    def _bar(self, address: str) -> None:
-        room = self._failures.room(address, self.failures_max)
-        if not room.remaining:
+    async def _bar(self, address: str, count: int = 0) -> None:
+        room = await self._failures.take(address, self.failures_max, count=count)
+        if not room.allowed:
             raise Limited("too many wrong keys from this address", retry_after=room.reset)
 
-    def _count(self, principal: Principal) -> None:
+    async def _count(self, principal: Principal) -> Room | None:
         most = principal.rate or self.rate
-        if most and not self._calls.take(principal.name, most):
-            room = self._calls.room(principal.name, most)
+        if not most:
+            return None
+        room = await self._calls.take(principal.name, most)
+        if not room.allowed:
             raise Limited(f"more than {most} calls a minute", retry_after=room.reset)
+        return room
 
     def _remember(self, seen: bytes) -> None:
         self._known[seen] = None

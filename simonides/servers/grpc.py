@@ -164,8 +164,8 @@ class Door:
     async def _guarded(self, context: ServicerContext, work: Callable[[Principal], Awaitable[T]]) -> T:
         """Let in who may come in, and answer; what goes wrong becomes a status."""
         try:
-            principal = await self._gate.enter(headers_of(context), address_of(context.peer()))
-            if room := self._gate.room(principal):
+            entered = await self._gate.admit(headers_of(context), address_of(context.peer()))
+            if room := entered.room:
                 context.set_trailing_metadata(
                     (
                         ("ratelimit-limit", str(room.limit)),
@@ -173,7 +173,7 @@ class Door:
                         ("ratelimit-reset", str(room.reset)),
                     )
                 )
-            return await work(principal)
+            return await work(entered.principal)
         except SimonidesError as error:
             status, said, trailers = STATUS.get(error.code, StatusCode.INTERNAL), error.message, trailers_of(error)
         except _Late as late:

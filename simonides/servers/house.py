@@ -116,7 +116,10 @@ async def _warm(memory: AsyncMemory) -> None:
 def built(desk: Desk, observer: Observer | None = None) -> House:
     """Return the server around that desk, which stays its opener's."""
     serving = desk.serving
-    gate = Gate(desk.directory, require=serving.keys_asked, rate=serving.rate, failures_max=serving.failures_max)
+    gate = Gate(
+        desk.directory, require=serving.keys_asked, rate=serving.rate, failures_max=serving.failures_max,
+        cache=desk.memory.cache,
+    )  # fmt: skip
     made = app(desk, gate, more=[*doors(), _openai, *([_metrics(observer)] if observer and serving.metrics else [])])
     return House(desk, gate, made, care.around(made, lambda: desk.serving, observer, made.state.closing))
 
@@ -125,13 +128,16 @@ def built(desk: Desk, observer: Observer | None = None) -> House:
 
 
 class _Measured(AsyncMemory):
-    """A memory whose parts are measured. What waits to be embedded does not keep the server from ending."""
+    """A memory whose parts are measured, and which keeps answers for a while, as many may ask it the same. What waits
+    to be embedded does not keep the server from ending.
+    """
 
+    _caches = True
     _patience_s = 5.0
 
     def __init__(self, observer: Observer | None, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         self._observer = observer
+        super().__init__(*args, **kwargs)
 
     def _opened(self, part: str, what: T) -> T:
         return self._observer.around(part, what) if self._observer else what

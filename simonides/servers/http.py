@@ -144,12 +144,12 @@ class Doorway:
             return
         request = Request(scope)
         try:
-            principal = await self._gate.enter(request.headers, request.client.host if request.client else "")
+            entered = await self._gate.admit(request.headers, request.client.host if request.client else "")
         except SimonidesError as error:
             await refusal(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["principal"] = principal
-        room = self._gate.room(principal)
+        scope.setdefault("state", {})["principal"] = entered.principal
+        room = entered.room
 
         async def with_limits(message: Any) -> None:
             if message["type"] == "http.response.start" and room is not None:

@@ -49,6 +49,7 @@ class MemoryStore:
         self._records: dict[Ref, list[Record]] = {}  # every version, in order
         self._bearers: dict[Name, set[Ref]] = {}  # who bears the name in some version
         self._log: list[Change] = []
+        self._heads: dict[tuple[str, str], int] = {}  # the last line about each realm
         self._erasing: set[Ref] = set()  # erased, and not certified yet
         self._recalls: dict[Ref, datetime] = {}
         self._cursors: dict[str, int] = {}
@@ -109,6 +110,7 @@ class MemoryStore:
     def _write_log(self, lines: Iterable[Change]) -> list[Change]:
         written = [dataclasses.replace(line, seq=len(self._log) + place) for place, line in enumerate(lines, 1)]
         self._log += written
+        self._heads |= {line.scope.realm: line.seq for line in written}
         return [_own_change(change) for change in written]
 
     def _check_dimensions(self, embeddings: Iterable[Embedding]) -> None:
@@ -188,8 +190,8 @@ class MemoryStore:
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
         return [_own_change(change) for change in self._log[after : after + limit]]
 
-    async def head(self) -> int:
-        return len(self._log)
+    async def head(self, scope: Scope | None = None) -> int:
+        return len(self._log) if scope is None else self._heads.get(scope.realm, 0)
 
     async def cursor(self, name: str) -> int:
         return self._cursors.get(name, 0)

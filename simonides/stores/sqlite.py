@@ -55,6 +55,7 @@ LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that ar
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
 NARROW = 20_000  # rows up to which all of a label, a user or a session are read, before going by words or in order
 FREQUENCIES_KEPT = 50_000
+HEADS_KEPT = 10_000  # realms whose last line of the log is at hand
 SAMPLED = 50_000  # versions of a realm from which its common words are counted in a sample
 MANY = 1_000  # versions that one statement takes
 LATEST = 2**62  # later than every time
@@ -85,7 +86,7 @@ class SqliteStore:
         self._samples: dict[int, tuple[Sample, int]] = {}
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
-        self._head: tuple[int | None, int] = (None, 0)  # what the watch saw, and the log's last line then
+        self._heads: dict[tuple[str, str] | None, tuple[int | None, int]] = {}  # what the watch saw, the last line then
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
@@ -199,15 +200,18 @@ class SqliteStore:
 
     def _log(self, db: apsw.Connection, change: Change) -> Change:
         scope, note = change.scope, change.note
+        realm = self._realm(db, scope.realm)
         db.execute(
             "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(rows.stamp(change.at), self._realm(db, scope.realm), change.id, change.version, change.kind),
+                *(rows.stamp(change.at), realm, change.id, change.version, change.kind),
                 *(scope.user or "", scope.agent or "", scope.session or ""),
                 msgspec.json.encode(note).decode() if note is not None else None,
             ),
         )
-        return dataclasses.replace(change, seq=db.last_insert_rowid())
+        seq = db.last_insert_rowid()
+        db.execute("UPDATE realms SET head = ? WHERE realm = ?", (seq, realm))
+        return dataclasses.replace(change, seq=seq)
 
     def _realm(self, db: apsw.Connection, realm: tuple[str, str]) -> int:
         """Return the number of the realm, which is made when it is new."""
@@ -381,16 +385,22 @@ class SqliteStore:
         sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
         return await self._read(lambda db: [rows.as_change(row) for row in _all(db, sql, (after, limit))])
 
-    async def head(self) -> int:
+    async def head(self, scope: Scope | None = None) -> int:
         """Ask the watch, in this thread and without touching the disk; only where it saw a commit, read the log."""
-        seen = self._watch.seen()
-        if seen is None or seen != self._head[0]:
-            self._head = await self._read(self._read_head)
-        return self._head[1]
+        seen, realm = self._watch.seen(), scope.realm if scope else None
+        known = self._heads.get(realm)
+        if seen is None or known is None or seen != known[0]:
+            known = await self._read(lambda db: self._read_head(db, realm))
+            if len(self._heads) >= HEADS_KEPT:
+                self._heads.clear()
+            self._heads[realm] = known
+        return known[1]
 
-    def _read_head(self, db: apsw.Connection) -> tuple[int | None, int]:
+    def _read_head(self, db: apsw.Connection, realm: tuple[str, str] | None) -> tuple[int | None, int]:
         seen = self._watch.look()  # before it reads: a commit in between is seen the next time
-        return seen, int(_one(db, "SELECT max(seq) FROM changes") or 0)
+        if realm is None:
+            return seen, int(_one(db, "SELECT max(seq) FROM changes") or 0)
+        return seen, int(_one(db, "SELECT head FROM realms WHERE tenant = ? AND space = ?", realm) or 0)
 
     async def cursor(self, name: str) -> int:
         return await self._read(lambda db: _place(db, name))

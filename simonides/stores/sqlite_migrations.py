@@ -37,6 +37,9 @@ STEPS: Mapping[int, str] = {
             at INTEGER NOT NULL, error TEXT NOT NULL, PRIMARY KEY (seq, follower)
         ) WITHOUT ROWID;
         CREATE INDEX letters_id ON letters (realm, id);
+        ALTER TABLE realms ADD COLUMN head INTEGER NOT NULL DEFAULT 0;
+        UPDATE realms SET head = c.seq FROM (SELECT realm, max(seq) AS seq FROM changes GROUP BY realm) c
+            WHERE c.realm = realms.realm;
     """,
 }
 

@@ -2,10 +2,10 @@
 
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 
--- The walls: ids are unique, and words and vectors kept, within one realm.
+-- The walls: ids are unique, and words and vectors kept, within one realm. Its head is its last line of the log.
 CREATE TABLE realms (
     realm INTEGER PRIMARY KEY, tenant TEXT NOT NULL, space TEXT NOT NULL, versions INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (tenant, space)
+    head INTEGER NOT NULL DEFAULT 0, UNIQUE (tenant, space)
 );
 
 -- One row a version. Only known_until is ever updated.

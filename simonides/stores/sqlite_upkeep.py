@@ -20,6 +20,10 @@ ORPHANED = (  # of a row without a record, or without vectors of the same model;
 )
 FORGOTTEN = "FROM recalls WHERE row NOT IN (SELECT row FROM records WHERE version = 1)"
 MISCOUNTED = "FROM realms WHERE versions <> (SELECT count(*) FROM records r WHERE r.realm = realms.realm)"
+HEADLESS = (
+    "FROM realms m LEFT JOIN (SELECT realm, max(seq) AS seq FROM changes GROUP BY realm) c ON c.realm = m.realm"
+    " WHERE m.head <> ifnull(c.seq, 0)"
+)
 AGREEMENTS = (
     (
         "FROM (SELECT row FROM records EXCEPT SELECT id FROM words_docsize)",
@@ -42,6 +46,7 @@ AGREEMENTS = (
     (ORPHANED, "the tokens of {} versions belong to no record, or to none with vectors: run `simonides rebuild`"),
     (FORGOTTEN, "{} notes of a last recall belong to no record: run `simonides rebuild`"),
     (MISCOUNTED, "{} realms are miscounted: run `simonides rebuild`"),
+    (HEADLESS, "the last line of the log of {} realms is not the one that is noted: run `simonides rebuild`"),
 )
 
 
@@ -77,6 +82,8 @@ def rebuild(db: apsw.Connection) -> None:
     db.execute(f"DELETE {ORPHANED}")
     db.execute(f"DELETE {FORGOTTEN}")
     db.execute("UPDATE realms SET versions = (SELECT count(*) FROM records r WHERE r.realm = realms.realm)")
+    for realm, seq in _all(db, "SELECT realm, max(seq) FROM changes GROUP BY realm"):
+        db.execute("UPDATE realms SET head = ? WHERE realm = ?", (seq, realm))
     make_words(db)
 
 

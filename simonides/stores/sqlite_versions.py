@@ -19,7 +19,7 @@ from . import rows, sqlite_rows
 WORDS = "INSERT INTO words (rowid, terms) VALUES (?, ?)"
 LABEL = "INSERT INTO labels VALUES (?, ?, ?)"
 LINK = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
-GROWN = "UPDATE realms SET versions = versions + ? WHERE realm = ?"
+GROWN = "UPDATE realms SET versions = versions + ?, head = ? WHERE realm = ?"
 CHANGE = "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
 THERE = "SELECT DISTINCT r.id FROM json_each(?) j CROSS JOIN records r WHERE r.realm = ? AND r.id = j.value"
 
@@ -38,8 +38,9 @@ def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: dat
         db.executemany(LABEL, labels)
     if links := [(realm, link.target, link.role, row) for row, (record, _) in numbered for link in record.links]:
         db.executemany(LINK, links)
-    db.execute(GROWN, (len(versions), realm))
-    return _log(db, realm, [record for record, _ in versions], at)
+    lines = _log(db, realm, [record for record, _ in versions], at)
+    db.execute(GROWN, (len(versions), lines[-1].seq, realm))
+    return lines
 
 
 def _log(db: apsw.Connection, realm: int, records: Sequence[Record], at: datetime) -> list[Change]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ...errors import Conflict
 from ...kinds import Message
-from ...record import Link, Ref, Span
-from ...store import Batch, Cursor, Store
+from ...record import Link, Ref, Scope, Span
+from ...store import Batch, Certificate, Cursor, Store
 from ..records import ANA, OTHER, entity, every, fact, said
 from .steps import SPRING, MakeStore, complaints, embedded, put, unit
 
@@ -37,6 +39,28 @@ class Upkeep:
         with pytest.raises(Conflict):
             await store.commit(Batch(put=(said("harbour"),)), cursor=Cursor("reader", 0, 4))
         assert await store.head() == 4
+
+    async def test_each_realm_has_a_head_of_its_own(self, store: Store) -> None:
+        mine, theirs = said("bridge"), said("bridge", OTHER)
+        heads = {ANA: 0, OTHER: 0}
+
+        async def check(about: Scope, *batches: Batch) -> None:
+            for batch in batches:
+                heads[about] = (await store.commit(batch))[-1].seq
+                assert {scope: await store.head(scope) for scope in heads} == heads
+                assert await store.head(dataclasses.replace(about, user=None)) == heads[about]
+                assert await store.head() == max(heads.values())
+
+        assert await store.head(ANA) == 0
+        await check(ANA, Batch(put=(mine, said("harbour"))))
+        await check(OTHER, Batch(put=(theirs,)), Batch(restore=(said("old", OTHER, known=Span(SPRING)),)))
+        await check(ANA, Batch(put=(mine.revise(body=Message(text="ferry")),)), Batch(erase=(mine.ref,)))
+        done = Certificate("done", SPRING, OTHER, (theirs.id,), (), {}, "memory")
+        await check(OTHER, Batch(erase=(theirs.ref,)), Batch(certificate=done))
+        with pytest.raises(Conflict):
+            await store.commit(Batch(put=(said("lost"),)), cursor=Cursor("reader", 3, 4))
+        await store.commit(Batch(embeddings=(embedded(said("gone")),)))
+        assert {scope: await store.head(scope) for scope in heads} == heads
 
     async def test_a_store_in_use_is_healthy(self, store: Store) -> None:
         record, erased = said("one", labels=("a",), links=(Link("about", "x"),)), entity("Lisbon")
