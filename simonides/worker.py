@@ -83,8 +83,8 @@ class StoreSource:
                 return
             try:
                 await self._leases.beat()
-            except SimonidesError as error:
-                log.warning("no heartbeat: %s", error)
+            except Exception as error:  # whatever it is, the next one may go well; without any, others take over
+                log.warning("no heartbeat: %s", error if isinstance(error, SimonidesError) else type(error).__name__)
 
     async def take(self, limit: int, wait_s: float) -> Sequence[Portion]:
         until, pause = time.monotonic() + wait_s, LOOK_S[0]

@@ -245,6 +245,23 @@ async def test_a_memory_goes_on_behind_a_record_that_cannot_be_embedded(embedder
             await memory.replay_letters([1])
 
 
+async def test_what_was_to_be_tried_again_is_when_the_memory_is_opened_next(tmp_path: Path, embedder: Picky) -> None:
+    async with AsyncMemory(tmp_path / "m.db", embedder=embedder) as memory:
+        await memory.remember("poison", user="ana")
+        embedder.there = False
+        with pytest.raises(Unavailable):
+            await memory.replay_letters()
+    embedder.there, embedder.poison = True, ""
+    async with AsyncMemory(tmp_path / "m.db", embedder=embedder) as memory:
+        await memory.settle()
+
+        async def answered() -> bool:
+            return not await memory.letters()
+
+        await until(answered)
+        assert (await memory.stats())["vectors"] == 1
+
+
 async def test_a_letter_that_is_dropped_is_not_tried_again(embedder: Picky) -> None:
     async with AsyncMemory("memory:", embedder=embedder) as memory:
         await memory.remember(["poison one", "poison two"], user="ana")
