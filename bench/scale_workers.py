@@ -90,7 +90,7 @@ def _working(url: str, workers: int, embedder: str) -> Iterator[None]:
 
 async def _shared(store: Store, name: str, workers: int) -> None:
     """Wait until the workers have shared the shards and loaded the model for a first text."""
-    await store.commit(Batch(put=tuple(_record(n, f"warm {n}") for n in range(USERS))))
+    await store.commit(Batch(put=tuple(_record(n, f"warm {n}") for n in range(64))))
     while True:
         held = Counter(holders(name, await store.cursors(lease(name))).values())
         if len(held) == workers and sum(held.values()) == 64 and await followed(name, store) >= await store.head():

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from .errors import SimonidesError, Unavailable
-from .follow import Follower, Progress, followed, settle
+from .follow import Follower, Progress, followed, replay, settle
 from .index import Index
 from .record import Scope
 from .store import Store
@@ -113,6 +113,7 @@ class Passes:
     async def _tidy(self) -> None:
         try:
             for follower in self._followers:
+                await replay(follower, self._store)  # of which somebody asked for it, and the embedder was away
                 while not self._ending and await follower.tidy(self._store):
                     pass
         except SimonidesError as error:

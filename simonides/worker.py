@@ -44,7 +44,9 @@ WINDOW = 1024  # lines of the log that are read at a time
 WINDOWS = 8  # at most so many for one portion a shard
 LOOK_S = (0.01, 0.25)  # between two looks whether something was written: from, to
 IDLE_S = 0.1  # between two moves of the places of shards in which nothing happens
+BATCH_S, LEAST = 4.0, 16  # what a batch is to take at most, where the embedder is slow; and changes at least
 WAIT_S = 1.0  # how long a source may wait for something
+OWN_S = 1.0  # between two moves of a follower's own place
 REPLAY_S = 5.0  # between two looks for letters to be tried again
 LETTERS = 1000  # that are counted
 
@@ -81,17 +83,8 @@ class StoreSource:
                 return
             try:
                 await self._leases.beat()
-                await self._move_own()
-            except SimonidesError as error:
-                log.warning("no heartbeat: %s", error)
-
-    async def _move_own(self) -> None:
-        """Move the follower's own place to the least of its shards', so that who follows alone sees it as done."""
-        places = await self._store.cursors(self.follower)
-        own, least = places.get(self.follower, 0), reached(self.follower, places)
-        if least > own:
-            with contextlib.suppress(Conflict):
-                await self._store.commit(Batch(), cursor=Cursor(self.follower, own, least))
+            except Exception as error:  # whatever it is, the next one may go well; without any, others take over
+                log.warning("no heartbeat: %s", error if isinstance(error, SimonidesError) else type(error).__name__)
 
     async def take(self, limit: int, wait_s: float) -> Sequence[Portion]:
         until, pause = time.monotonic() + wait_s, LOOK_S[0]
@@ -162,7 +155,6 @@ class StoreSource:
             await self._beating
             self._beating = None
             await self._leases.leave()
-            await self._move_own()
 
 
 @dataclass(slots=True)
@@ -224,6 +216,7 @@ class Worker:
             asyncio.create_task(self._loop(follower)) for follower in self._followers for _ in range(self._at_once)
         ]
         tasks += [asyncio.create_task(self._replay(follower)) for follower in self._followers]
+        tasks += [asyncio.create_task(self._move_own(follower)) for follower in self._followers]
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -269,7 +262,8 @@ class Worker:
 
     async def _batch(self, follower: Follower, source: Source, figures: Figures) -> int:
         """Follow what comes next; return how many portions there were."""
-        portions = await source.take(STEP, WAIT_S)
+        limit = min(STEP, max(LEAST, int(figures.rate * BATCH_S))) if figures.rate else STEP
+        portions = await source.take(limit, WAIT_S)
         left, begun = list(portions), time.monotonic()
         try:
             idle = [portion for portion in portions if not portion.changes]
@@ -337,6 +331,19 @@ class Worker:
         while not self._stopping.is_set() and await follower.tidy(self._store):
             pass
         self._tidied.add(follower.name)
+
+    async def _move_own(self, follower: Follower) -> None:
+        """Move the follower's own place to the least of its shards', so that who follows alone sees it as done."""
+        while True:
+            with contextlib.suppress(*WAITS, Conflict):
+                places = await self._store.cursors(follower.name)
+                own, least = places.get(follower.name, 0), reached(follower.name, places)
+                if least > own:
+                    await self._store.commit(Batch(), cursor=Cursor(follower.name, own, least))
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), OWN_S)
 
     async def _replay(self, follower: Follower) -> None:
         """Look now and then for letters that somebody wants tried again."""

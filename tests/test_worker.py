@@ -245,6 +245,23 @@ async def test_a_memory_goes_on_behind_a_record_that_cannot_be_embedded(embedder
             await memory.replay_letters([1])
 
 
+async def test_what_was_to_be_tried_again_is_when_the_memory_is_opened_next(tmp_path: Path, embedder: Picky) -> None:
+    async with AsyncMemory(tmp_path / "m.db", embedder=embedder) as memory:
+        await memory.remember("poison", user="ana")
+        embedder.there = False
+        with pytest.raises(Unavailable):
+            await memory.replay_letters()
+    embedder.there, embedder.poison = True, ""
+    async with AsyncMemory(tmp_path / "m.db", embedder=embedder) as memory:
+        await memory.settle()
+
+        async def answered() -> bool:
+            return not await memory.letters()
+
+        await until(answered)
+        assert (await memory.stats())["vectors"] == 1
+
+
 async def test_a_letter_that_is_dropped_is_not_tried_again(embedder: Picky) -> None:
     async with AsyncMemory("memory:", embedder=embedder) as memory:
         await memory.remember(["poison one", "poison two"], user="ana")
@@ -265,7 +282,11 @@ async def test_workers_put_poison_aside_and_try_it_again_when_asked(
     await until(lambda: caught_up(store, vectors))
     letters = await store.letters()
     assert sorted(letter.change.seq for letter in letters) == [61, 62, 63, 64]
-    assert sum(made.letters for each in (one, two) for made in each.figures.values()) == 4
+
+    async def counted() -> bool:
+        return sum(made.letters for each in (one, two) for made in each.figures.values()) == 4
+
+    await until(counted)
     for each in picky:
         each.poison = ""
     await store.commit(Batch(letters=tuple(dataclasses.replace(letter, tries=0) for letter in letters)))
@@ -413,6 +434,26 @@ async def test_workers_die_join_and_leave_and_nothing_is_lost_or_twice(store: St
     everything = sorted(record.id for record in await store.find(every(Scope(tenant="acme"), shared=False)))
     assert await embedded(store, vectors) == everything
     assert await store.letters() == []
+
+
+async def test_two_workers_halve_the_work(store: Store, crew: Crew) -> None:
+    vectors = Vectors(Picky())
+    both = [crew.join(), crew.join()]
+
+    async def shared() -> bool:
+        found = list(holders(vectors.name, await store.cursors(lease(vectors.name))).values())
+        return sorted(map(found.count, set(found))) == [32, 32]
+
+    await until(shared)
+    made = tuple(said(f"the ferry {n}", Scope(tenant="acme", user=f"user {n % 500}")) for n in range(1000))
+    await store.commit(Batch(put=made))
+    await until(lambda: caught_up(store, vectors), 20)
+
+    async def counted() -> bool:
+        return sum(each.figures[vectors.name].followed for each in both) == 1000
+
+    await until(counted)
+    assert max(each.figures[vectors.name].followed for each in both) <= 1000 / 1.6
 
 
 async def test_status_says_who_works_and_how_far_it_is(store: Store, crew: Crew, embedder: Picky) -> None:
