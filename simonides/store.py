@@ -6,10 +6,12 @@ To add a store, add one file to `stores/` and run the suite in `testing/stores/`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .errors import Conflict, Invalid
 from .query import Query
 from .record import Record, Ref, Scope
 
@@ -66,6 +68,10 @@ class Batch:
     `put` writes a version that is believed from now on. `restore` writes a version with the clocks it had elsewhere (an
     export read back); versions of one id come in order. An embedding whose record or version is gone by then, or which
     is there already, is left out silently: the log will say so to its follower.
+
+    `log` is for a copy of another store: its lines, with the numbers and times they had there. What the batch restores
+    and erases leaves no lines of its own then, these are written in their place; see `check_log`. A line of an erase
+    notes its record as not certified, as an erase does, and the line of a certificate ends that.
     """
 
     put: tuple[Record, ...] = ()
@@ -73,6 +79,7 @@ class Batch:
     erase: tuple[Ref, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
     certificate: Certificate | None = None
+    log: tuple[Change, ...] = ()
 
     def __add__(self, other: Batch) -> Batch:
         return Batch(
@@ -81,6 +88,7 @@ class Batch:
             self.erase + other.erase,
             self.embeddings + other.embeddings,
             self.certificate or other.certificate,
+            self.log + other.log,
         )
 
 
@@ -99,6 +107,21 @@ class Change:
     @property
     def ref(self) -> Ref:
         return Ref(*self.scope.realm, self.id)
+
+
+def check_log(batch: Batch, head: int) -> None:
+    """Raise Conflict where the lines of another store's log do not go on after this one's last, and Invalid where the
+    batch writes what none of them speaks of.
+    """
+    if not batch.log:
+        return
+    numbers = [line.seq for line in batch.log]
+    if numbers != list(range(head + 1, head + 1 + len(numbers))):
+        raise Conflict(f"the log goes on with line {head + 1}, and not with {numbers[0]} to {numbers[-1]}")
+    named = {(line.ref, line.version) for line in batch.log}
+    written = {(record.ref, record.version) for record in batch.restore} | {(ref, 0) for ref in batch.erase}
+    if batch.put or batch.certificate or not written <= named:
+        raise Invalid("what is written with the lines of another store's log is what they speak of, and nothing else")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +154,13 @@ class Store(Protocol):
         Raise Conflict where that version has other content, where it is not the next one, where it has another scope
         than those before it, where a live key is taken (by a record whose latest version has not ended), or where the
         cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order.
+        """
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Store]:
+        """Give this store as it is now, to be read at leisure: what is written meanwhile is not in its answers.
+
+        Writers go on; to write to the snapshot is Invalid. It is closed by leaving it.
         """
         ...
 
@@ -181,6 +211,10 @@ class Store(Protocol):
         """Return how far the named follower has read; 0 if it never did."""
         ...
 
+    async def cursors(self) -> dict[str, int]:
+        """Return how far each follower has read that ever moved, by its name."""
+        ...
+
     async def extent(self, scope: Scope, model: str) -> Extent:
         """Return how far the vectors of this realm and model reach.
 
@@ -191,6 +225,13 @@ class Store(Protocol):
 
     async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
         """Return (slot, vector as little-endian half floats) from that slot on, holes left out, in order."""
+        ...
+
+    async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
+        """Return (first slot, embedding) of the next `limit` versions that have vectors, in the order of slots.
+
+        `start` is 0, or the slot after the last one of an embedding.
+        """
         ...
 
     async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
@@ -218,6 +259,10 @@ class Store(Protocol):
 
     async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
         """Return when each of these was last recalled; what never was is left out."""
+        ...
+
+    async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
+        """Return (id, when it was last recalled) of the realm's records behind that id, in the order of ids."""
         ...
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:

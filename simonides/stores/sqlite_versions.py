@@ -26,8 +26,13 @@ THERE = "SELECT DISTINCT r.id FROM json_each(?) j CROSS JOIN records r WHERE r.r
 Version = tuple[Record, Span]  # a version, and the time for which it is known
 
 
-def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: datetime) -> list[Change]:
-    """Write versions that are known to fit, all of one realm; return their lines of the log, written at that time."""
+def insert(
+    db: apsw.Connection, realm: int, versions: Sequence[Version], at: datetime, logged: bool = True
+) -> list[Change]:
+    """Write versions that are known to fit, all of one realm; return their lines of the log, written at that time.
+
+    Where they are not `logged`, whoever calls writes the lines.
+    """
     db.executemany(rows.INSERT, [rows.as_row(record, realm, known) for record, known in versions])
     first = db.last_insert_rowid() - len(versions) + 1  # the transaction is the only one that writes
     numbered = list(enumerate(versions, first))
@@ -39,7 +44,7 @@ def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: dat
     if links := [(realm, link.target, link.role, row) for row, (record, _) in numbered for link in record.links]:
         db.executemany(LINK, links)
     db.execute(GROWN, (len(versions), realm))
-    return _log(db, realm, [record for record, _ in versions], at)
+    return _log(db, realm, [record for record, _ in versions], at) if logged else []
 
 
 def _log(db: apsw.Connection, realm: int, records: Sequence[Record], at: datetime) -> list[Change]:
