@@ -77,7 +77,7 @@ class MemoryStore:
         embeddings = [one for one in batch.embeddings if draft.holds(one.ref, one.version)]
         self._check_dimensions(embeddings)
         if certificate := batch.certificate:
-            draft.note(certificate.id, certificate.scope, msgspec.to_builtins(certificate))
+            draft.note(certificate.id, certificate.scope, msgspec.json.decode(msgspec.json.encode(certificate)))
             self._erasing -= {Ref(*certificate.scope.realm, id) for id in certificate.ids}
         self._keep(draft)
         for embedding in embeddings:
