@@ -27,7 +27,7 @@ from .blob import BlobStore, every
 from .errors import Conflict, Damaged, Invalid, NotFound
 from .record import Record, Ref, Scope, began, new_id, now
 from .sealing import Key, key_of, packed, unpacked
-from .store import Change, Embedding, Store
+from .store import Change, Embedding, Letter, Store
 from .whole import (
     LINES,
     MARK,
@@ -37,11 +37,13 @@ from .whole import (
     erasures,
     halves,
     last_erased,
+    letters,
     places,
     recalls,
     stretches,
     write,
     write_embeddings,
+    write_letters,
     write_places,
 )
 
@@ -259,7 +261,7 @@ async def _mark(store: Store, number: int) -> str:
 
 
 async def _lineage(store: Store) -> tuple[str, ...]:
-    marks = (name.removeprefix(MARK) for name in await store.cursors() if name.startswith(MARK))
+    marks = (name.removeprefix(MARK) for name in await store.cursors(MARK))
     return tuple(sorted({mark.partition("/")[0] for mark in marks} - {store.identity}))
 
 
@@ -330,6 +332,8 @@ class _Making:
                 yield _noting("extent", (*scope.realm, model, extent.group, extent.slots))
         for name, place in (await places(self.frozen)).items():
             yield _noting("follower", (name, place))
+        for letter in await letters(self.frozen):
+            yield _noting("letter", letter)
         for scope in await self.frozen.realms():
             async for page in recalls(self.frozen, scope):
                 yield _noting("recalls", (*scope.realm, page))
@@ -604,6 +608,7 @@ class _Noted:
 
     extents: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
     followers: dict[str, int] = field(default_factory=dict)
+    letters: list[Letter] = field(default_factory=list)
 
 
 async def _noted(place: Place, backup: Backup, store: Store | None = None) -> _Noted:
@@ -617,6 +622,8 @@ async def _noted(place: Place, backup: Backup, store: Store | None = None) -> _N
                 noted.extents[tenant, space, model, group] = slots
             elif what == "follower":
                 noted.followers[said[0]] = said[1]
+            elif what == "letter":
+                noted.letters.append(msgspec.convert(said, Letter))
             elif what == "recalls" and store:
                 tenant, space, page = said
                 last = msgspec.convert(page, list[tuple[str, datetime]])
@@ -656,6 +663,7 @@ async def restore(place: Place, backup: Backup, store: Store, progress: Progress
     for part in backup.of(VECTORS):
         embedded += await write_embeddings(store, _embeddings(place, part, gone, extents), progress)
     noted = await _noted(place, backup, store)
+    await write_letters(store, [letter for letter in noted.letters if letter.change.seq <= backup.head])
     await write_places(store, noted.followers)
     return Restored(backup, lines, versions, embedded, len(left_out))
 

@@ -18,10 +18,24 @@ import click
 
 from . import __version__, terminal
 from .asked import SECTIONS, common, format_examples, take_common
-from .commands import bench, call, clients, copies, correct, exchange, keys, organise, remember, serve, settings, upkeep
+from .commands import (
+    bench,
+    call,
+    clients,
+    copies,
+    correct,
+    exchange,
+    keys,
+    organise,
+    remember,
+    serve,
+    settings,
+    upkeep,
+    work,
+)
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, serve, call, keys, upkeep, copies, settings, bench, clients)
+MODULES = (remember, correct, organise, exchange, serve, work, call, keys, upkeep, copies, settings, bench, clients)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,

@@ -21,12 +21,14 @@ from .whole import (
     embeddings,
     erasures,
     last_erased,
+    letters,
     places,
     recalls,
     stretches,
     summed,
     write,
     write_embeddings,
+    write_letters,
     write_places,
 )
 
@@ -141,6 +143,7 @@ class _Copy:
                     await self._again(frozen, model)
             async for page in recalls(frozen, scope):
                 await self._target.recalled({Ref(*scope.realm, id): at for id, at in page})
+        await write_letters(self._target, await letters(frozen))
         await write_places(self._target, await places(frozen))
         if self._erased:
             await self._target.scrub()

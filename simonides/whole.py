@@ -1,7 +1,7 @@
 """A whole store, read in the order of its log, and written into another one so that both answer the same.
 
 Everything that a store is follows from its log and the versions it speaks of, except what is noted beside it: vectors,
-last recalls, and the places of followers. What was erased is in the log as lines without versions.
+last recalls, the places of followers, and what they put aside. What was erased is in the log as lines without versions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 from .follow import live
 from .query import Place, Query
 from .record import Record, Ref, Scope, Span
-from .store import Batch, Change, Cursor, Embedding, Store
+from .store import Batch, Change, Cursor, Embedding, Letter, Store
 
 LINES = 500  # of the log that are read, and written, together
 EMBEDDINGS = 200
 RECALLS = 1000
-MARK = "copied/"  # how the names of cursors begin that say how far a copy has come: they are not copied
+MARK = "copied/"  # how the names of cursors begin that say how far a copy has come
+PASSING = (MARK, "lease/", "worker/")  # and of all that are not copied: who is at work on the store just now
 MODULUS = 1 << 128
 
 Progress = Callable[[int], object]
@@ -78,8 +79,20 @@ async def recalls(store: Store, scope: Scope) -> AsyncIterator[list[tuple[str, d
 
 
 async def places(store: Store) -> dict[str, int]:
-    """Return how far its followers have read, and not how far copies of it or into it have come."""
-    return {name: place for name, place in (await store.cursors()).items() if not name.startswith(MARK)}
+    """Return how far its followers have read."""
+    return {name: place for name, place in (await store.cursors("")).items() if not name.startswith(PASSING)}
+
+
+async def letters(store: Store) -> list[Letter]:
+    """Return what its followers have put aside."""
+    found, after = list[Letter](), 0
+    while page := await store.letters(after=after, limit=LINES):
+        last = page[-1].change.seq
+        if len(page) == LINES and page[0].change.seq < last:  # more of the last line's may stand on the next page
+            page, last = [letter for letter in page if letter.change.seq < last], last - 1
+        found += page
+        after = last
+    return found
 
 
 # -- write --------------------------------------------------------------------------------------------------------
@@ -133,10 +146,18 @@ async def write_embeddings(store: Store, found: AsyncIterator[Embedding], progre
 
 async def write_places(store: Store, wanted: Mapping[str, int]) -> None:
     """Let the followers go on in the copy where they are in what it is a copy of."""
-    there = await store.cursors()
-    for name, place in wanted.items():
-        if there.get(name) != place:
-            await store.commit(Batch(), cursor=Cursor(name, there.get(name, 0), place))
+    there = await places(store)
+    for name in {**there, **wanted}:
+        if there.get(name, 0) != wanted.get(name, 0):
+            await store.commit(Batch(), cursor=Cursor(name, there.get(name, 0), wanted.get(name, 0)))
+
+
+async def write_letters(store: Store, wanted: Sequence[Letter]) -> None:
+    """Put aside in the copy what is put aside in what it is a copy of, and nothing else."""
+    named = {(letter.follower, letter.change.seq) for letter in wanted}
+    there = [(letter.follower, letter.change.seq) for letter in await letters(store)]
+    answered = tuple(name for name in there if name not in named)
+    await store.commit(Batch(letters=tuple(wanted), answered=answered))
 
 
 # -- compare ------------------------------------------------------------------------------------------------------
@@ -176,6 +197,9 @@ async def summed(store: Store, progress: Progress | None = None) -> Sums:
             sums.setdefault(line.scope.realm, _Adding()).add("changes", _of_line(line))
     for ref in await store.unfinished():
         sums.setdefault((ref.tenant, ref.space), _Adding()).add("not certified", ref.id)
+    for letter in await letters(store):
+        said = [letter.follower, letter.change.seq, letter.tries, _micros(letter.at), letter.error]
+        sums.setdefault(letter.change.scope.realm, _Adding()).add("letters", said)
     for realm, adding in sums.items():
         await _add_realm(store, Scope(tenant=realm[0], space=realm[1]), adding, progress)
     realms = (Sum(*realm, dict(adding.counts), f"{adding.total:032x}") for realm, adding in sorted(sums.items()))

@@ -13,12 +13,13 @@ from typing import Any, cast
 
 from .errors import Damaged
 from .forgetting import Preview
+from .happened import Status
 from .kinds import KINDS
 from .pruning import Proposal
 from .query import Factor, Hit
 from .recall import Citation, Context, Hits, Missing
 from .record import NEVER, Link, Record, Scope, Span
-from .store import Certificate, Change
+from .store import Certificate, Change, Letter
 
 Json = dict[str, Any]
 
@@ -135,6 +136,30 @@ def change_as_json(change: Change) -> Json:
         "kind": change.kind,
         "scope": dataclasses.asdict(change.scope),
     }
+
+
+def letter_as_json(letter: Letter) -> Json:
+    change = letter.change
+    return {
+        "follower": letter.follower,
+        **{name: getattr(change, name) for name in ("seq", "id", "version", "kind")},
+        "scope": dataclasses.asdict(change.scope),
+        "tries": letter.tries,
+        "at": _iso(letter.at),
+        "error": letter.error,
+    }
+
+
+def status_as_json(status: Status) -> Json:
+    followers = [
+        {
+            **{name: getattr(each, name) for name in ("name", "place", "lag", "letters", "shared")},
+            "lag_seconds": round(each.lag_s, 3),
+            "workers": dict(each.workers),
+        }
+        for each in status.followers
+    ]
+    return {"head": status.head, "followers": followers}
 
 
 def _span(span: Span) -> dict[str, str | None]:

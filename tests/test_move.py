@@ -22,7 +22,7 @@ from simonides.errors import Conflict, Invalid
 from simonides.kinds import Message
 from simonides.move import compare, differing, move, plan
 from simonides.record import NEVER, Link, Record, Ref, Scope, Span, new_id, now
-from simonides.store import Batch, Certificate, Cursor, Store
+from simonides.store import Batch, Certificate, Cursor, Letter, Store
 from simonides.testing.records import ANA, OTHER, TEAM, archives, entity, every, said
 from simonides.testing.stores import rule, told
 from simonides.testing.stores.steps import MAY, SPRING, embedded, put, unit
@@ -52,6 +52,10 @@ async def fill(store: Store) -> dict[str, Record]:
     ]
     await store.commit(Batch(embeddings=tuple(vectors)), cursor=Cursor("vectors/small", 0, 5))
     await store.recalled({record.ref: MAY, gone.ref: MAY, stranger.ref: SPRING})
+    for seq, name in ((1, "b"), (1, "a"), (2, "a")):
+        [line] = await store.changes(after=seq - 1, limit=1)
+        await store.commit(Batch(letters=(Letter(name, line, 3, MAY, "Unavailable: it does not answer"),)))
+    await store.commit(Batch(), cursor=Cursor("lease/a#1", 0, 77))
     await erase(store, gone)
     await store.commit(Batch(erase=(reborn.ref,)))
     await put(store, said("second life", id="x"), said("and more"))
@@ -84,7 +88,8 @@ async def test_everything_arrives(both: tuple[Store, Store]) -> None:
         assert await target.find(every(scope)) == await source.find(every(scope))
         assert await target.models(scope) == await source.models(scope)
     assert await target.unfinished() == await source.unfinished() == [Ref(*ANA.realm, "x")]
-    assert await target.cursor("vectors/small") == 5
+    assert await target.cursor("vectors/small") == 5 and await target.cursor("lease/a#1") == 0
+    assert [(letter.follower, letter.change.seq) for letter in await target.letters()] == [("a", 1), ("b", 1)]
     assert (await target.check()).complaints == ()
     assert [record.text for record, _ in await target.words(every(ANA), "second")] == ["second life"]
     [own] = await put(target, said("the first of its own"))
@@ -128,7 +133,7 @@ async def test_a_move_goes_on_with_what_was_written_since(both: tuple[Store, Sto
     await move(source, target)
     await put(source, kept["record"].revise().revise(body=Message(text="bridge three")), said("later"))
     await erase(source, kept["city"])
-    await source.commit(Batch(), cursor=Cursor("vectors/small", 5, 9))
+    await source.commit(Batch(answered=(("a", 1),)), cursor=Cursor("vectors/small", 5, 9))
     assert (await plan(source, target)).lines == 4
     moved = await move(source, target)
     assert moved.equal and moved.lines == 4

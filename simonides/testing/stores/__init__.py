@@ -16,6 +16,7 @@ from .copying import Copying
 from .erasing import Erasing
 from .finding import Finding
 from .keys import Keys
+from .letters import Letters
 from .paging import Paging
 from .recalling import Recalling
 from .restoring import Restoring
@@ -46,6 +47,7 @@ class StoreSuite(
     Vectors,
     Recalling,
     Copying,
+    Letters,
     Upkeep,
     Rules,
 ):

@@ -95,7 +95,7 @@ class Copying:
             assert await found_texts(frozen, every(ANA)) == ["bridge one", "bridge two"]
             assert (await frozen.find(every(ANA)))[0].known.until is None
             assert (await frozen.head(), len(await frozen.changes())) == (2, 2)
-            assert (await frozen.cursors(), await frozen.cursor("reader")) == ({"reader": 2}, 2)
+            assert (await frozen.cursors(""), await frozen.cursor("reader")) == ({"reader": 2}, 2)
             assert await frozen.recalls(ANA, [one.id]) == {one.id: MAY}
             assert [slot for slot, _ in await frozen.vectors(ANA, "small", start=0, limit=9)] == [0, 1]
             assert [slot for slot, _ in await frozen.embedded(ANA, "small", start=0, limit=9)] == [0, 1]
@@ -122,11 +122,12 @@ class Copying:
         assert await found_texts(store, every(ANA)) == ["one"]
 
     async def test_the_places_of_all_followers_are_told(self, store: Store) -> None:
-        assert await store.cursors() == {}
+        assert await store.cursors("") == {}
         await store.commit(Batch(), cursor=Cursor("b", 0, 5))
         await store.commit(Batch(), cursor=Cursor("a", 0, 7))
+        assert await store.cursors("") == {"a": 7, "b": 5}
         await store.commit(Batch(), cursor=Cursor("b", 5, 0))
-        assert await store.cursors() == {"a": 7, "b": 0}
+        assert await store.cursors("") == {"a": 7}
 
     async def test_embeddings_are_read_as_they_were_written(self, store: Store) -> None:
         long, short, gone = said("long"), said("short"), said("gone")
