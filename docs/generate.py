@@ -31,6 +31,7 @@ import simonides  # noqa: E402
 from simonides import (  # noqa: E402
     arguments,
     asked,
+    blob,
     cli,
     config,
     directory,
@@ -122,7 +123,7 @@ ANSWERS = (
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
-    *(directory.Directory, directory.Grant, directory.Key),
+    *(directory.Directory, directory.Grant, directory.Key, blob.BlobStore, blob.Blob),
 )
 
 
@@ -307,7 +308,7 @@ def settings() -> str:
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
         *(
             f"## {folder.capitalize()}\n\n{backends(folder)}"
-            for folder in ("stores", "directories", "indexes", "embedders")
+            for folder in ("stores", "directories", "indexes", "embedders", "blobs")
         ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )

@@ -135,13 +135,12 @@ def list_(asked: Asked, place: str) -> int:
     if asked.json:
         terminal.say_json([_as_json(each) for each in found])
     elif found:
-        made = shown.table("Id", "Made", "Records", "Versions", "Size", "Added", "After")
+        made = shown.table("Id", "Made", "Records", "Size", "Added", "After")
         for each in found:
             row = (
                 shown.short(each.id),
                 shown.when(each.at, asked.zone),
                 f"{each.counts['records']:,}",
-                f"{each.counts['versions']:,}",
             )
             goes_on = shown.short(each.base) if each.base else "none"
             made.add_row(*row, _size(each.size), _size(each.added), f"{goes_on}{', encrypted' if each.key else ''}")
@@ -390,8 +389,8 @@ def _as_json(backup: Backup) -> dict[str, Any]:
 
 
 def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count //= 1000
-    return f"{count:,} {unit}"
+    size, unit = count / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if size >= 1000:
+            size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"
