@@ -31,6 +31,7 @@ import simonides  # noqa: E402
 from simonides import (  # noqa: E402
     arguments,
     asked,
+    blob,
     cache,
     cli,
     config,
@@ -123,7 +124,7 @@ ANSWERS = (
 CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
-    *(directory.Directory, directory.Grant, directory.Key),
+    *(directory.Directory, directory.Grant, directory.Key, blob.BlobStore, blob.Blob),
     *(cache.Cache, cache.Room, cache.Lock),
 )
 
@@ -309,7 +310,7 @@ def settings() -> str:
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
         *(
             f"## {folder.capitalize()}\n\n{backends(folder)}"
-            for folder in ("stores", "directories", "indexes", "embedders", "caches")
+            for folder in ("stores", "directories", "indexes", "embedders", "caches", "blobs")
         ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )

@@ -22,6 +22,7 @@ from .commands import (
     bench,
     call,
     clients,
+    copies,
     correct,
     embeddings,
     exchange,
@@ -35,7 +36,22 @@ from .commands import (
 )
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, serve, work, call, keys, upkeep, embeddings, settings, bench, clients)
+MODULES = (
+    remember,
+    correct,
+    organise,
+    exchange,
+    serve,
+    work,
+    call,
+    keys,
+    upkeep,
+    copies,
+    embeddings,
+    settings,
+    bench,
+    clients,
+)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,

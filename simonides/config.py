@@ -1,8 +1,8 @@
 """Opens what the settings name. A URL's scheme is a file's name: `sqlite:` is `stores/sqlite.py`.
 
 Only this module knows that there are backends. Other people's are found by entry points, in the groups
-`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders`, `simonides.caches` and
-`simonides.importers`.
+`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders`, `simonides.caches`,
+`simonides.blobs` and `simonides.importers`.
 """
 
 from __future__ import annotations
@@ -139,6 +139,15 @@ def store_url(text: str) -> str:
     if ":" not in text or os.sep in text.partition(":")[0] or (os.altsep or os.sep) in text.partition(":")[0]:
         return f"sqlite:///{text}"
     return text
+
+
+def blob_url(text: str) -> str:
+    """Return the URL of a store of blobs however it was spelled: a URL, or the path of a folder."""
+    if text.startswith("file:"):
+        return f"folder:{text.removeprefix('file:')}"
+    if "://" in text:
+        return text
+    return Path(text).expanduser().absolute().as_uri().replace("file:", "folder:", 1)
 
 
 def directory_url(store: str) -> str:

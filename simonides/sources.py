@@ -27,7 +27,10 @@ Field = dataclasses.Field[Any]
 
 PREFIX, FILE = "SIMONIDES_", "_file"
 ALIASES = {"store": ("SIMONIDES_URL",)}
-OTHERS = ("SIMONIDES_CONFIG", "SIMONIDES_HOME", "SIMONIDES_KEY", "SIMONIDES_MODEL_SOURCE")  # no settings
+OTHERS = (  # no settings
+    *("SIMONIDES_CONFIG", "SIMONIDES_HOME", "SIMONIDES_KEY", "SIMONIDES_MODEL_SOURCE"),
+    *("SIMONIDES_BACKUP_PASSPHRASE", "SIMONIDES_BACKUP_PASSPHRASE_FILE"),
+)
 CONTENT_MAX = 64 * 1024  # bytes of a file that holds a value
 MOUNTED = ("/run/secrets/", "/var/run/secrets/")  # readable by all who are in the container, which is one program
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}

@@ -6,10 +6,12 @@ To add a store, add one file to `stores/` and run the suite in `testing/stores/`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .errors import Conflict, Invalid
 from .query import Query
 from .record import Record, Ref, Scope
 
@@ -82,6 +84,10 @@ class Batch:
     export read back); versions of one id come in order. An embedding whose record or version is gone by then, or which
     is there already, is left out silently: the log will say so to its follower. So is a letter about a record that was
     erased by then.
+
+    `log` is for a copy of another store: its lines, with the numbers and times they had there. What the batch restores
+    and erases leaves no lines of its own then, these are written in their place; see `check_log`. A line of an erase
+    notes its record as not certified, as an erase does, and the line of a certificate ends that.
     """
 
     put: tuple[Record, ...] = ()
@@ -91,6 +97,7 @@ class Batch:
     certificate: Certificate | None = None
     letters: tuple[Letter, ...] = ()  # each takes the place of the one of its follower and line that is there
     answered: tuple[tuple[str, int], ...] = ()  # follower and line of letters that go
+    log: tuple[Change, ...] = ()
 
     def __add__(self, other: Batch) -> Batch:
         return Batch(
@@ -101,6 +108,7 @@ class Batch:
             self.certificate or other.certificate,
             self.letters + other.letters,
             self.answered + other.answered,
+            self.log + other.log,
         )
 
 
@@ -119,6 +127,21 @@ class Change:
     @property
     def ref(self) -> Ref:
         return Ref(*self.scope.realm, self.id)
+
+
+def check_log(batch: Batch, head: int) -> None:
+    """Raise Conflict where the lines of another store's log do not go on after this one's last, and Invalid where the
+    batch writes what none of them speaks of.
+    """
+    if not batch.log:
+        return
+    numbers = [line.seq for line in batch.log]
+    if numbers != list(range(head + 1, head + 1 + len(numbers))):
+        raise Conflict(f"the log goes on with line {head + 1}, and not with {numbers[0]} to {numbers[-1]}")
+    named = {(line.ref, line.version) for line in batch.log}
+    written = {(record.ref, record.version) for record in batch.restore} | {(ref, 0) for ref in batch.erase}
+    if batch.put or batch.certificate or not written <= named:
+        raise Invalid("what is written with the lines of another store's log is what they speak of, and nothing else")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +175,13 @@ class Store(Protocol):
         than those before it, where a live key is taken (by a record whose latest version has not ended), or where the
         cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order;
         then the letters go that were answered, and the new ones come.
+        """
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Store]:
+        """Give this store as it is now, to be read at leisure: what is written meanwhile is not in its answers.
+
+        Writers go on; to write to the snapshot is Invalid. It is closed by leaving it.
         """
         ...
 
@@ -226,6 +256,13 @@ class Store(Protocol):
         """Return (slot, vector as little-endian half floats) from that slot on, holes left out, in order."""
         ...
 
+    async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
+        """Return (first slot, embedding) of the next `limit` versions that have vectors, in the order of slots.
+
+        `start` is 0, or the slot after the last one of an embedding.
+        """
+        ...
+
     async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
         """Return the slots emptied, in the order they were, the first `after` of them left out."""
         ...
@@ -251,6 +288,10 @@ class Store(Protocol):
 
     async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
         """Return when each of these was last recalled; what never was is left out."""
+        ...
+
+    async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
+        """Return (id, when it was last recalled) of the realm's records behind that id, in the order of ids."""
         ...
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:

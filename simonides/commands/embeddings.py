@@ -74,7 +74,7 @@ async def _list(asked: Asked) -> None:
     terminal.show(table)
 
 
-@embeddings.command("migrate", section=UPKEEP, example="simonides embeddings migrate --to minilm:")
+@embeddings.command("migrate", example="simonides embeddings migrate --to minilm:")
 @click.option("--to", "url", required=True, metavar="URL", help="The embedder to change over to.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take.")
 @click.option("--only-fill", is_flag=True, help="Make the vectors and compare, but let the old model answer on.")
@@ -175,7 +175,7 @@ def _tell(asked: Asked, old_url: str, url: str, old: str, new: str, found: Agree
         remark(asked, f"the old model goes on answering; `simonides embeddings use {url}` changes over")
 
 
-@embeddings.command("use", section=UPKEEP, example="simonides embeddings use local:")
+@embeddings.command("use", example="simonides embeddings use local:")
 @click.argument("url")
 @click.pass_obj
 def use(asked: Asked, url: str) -> None:
@@ -201,7 +201,7 @@ async def _use(asked: Asked, url: str) -> None:
         remark(asked, f"set the embedder to {url} wherever this store is opened (SIMONIDES_EMBEDDER)")
 
 
-@embeddings.command("drop", section=UPKEEP, example="simonides embeddings drop all-MiniLM-L6-v2/int8")
+@embeddings.command("drop", example="simonides embeddings drop all-MiniLM-L6-v2/int8")
 @click.argument("name")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

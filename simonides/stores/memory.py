@@ -19,8 +19,10 @@ import dataclasses
 import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +32,7 @@ from .. import words as language
 from ..errors import Conflict, Invalid
 from ..query import Place, Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store, check_log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,11 +59,14 @@ class MemoryStore:
         self._groups: dict[tuple[tuple[str, str], str], _Group] = {}  # by realm and model
         self._groups_made = 0
         self._terms: dict[tuple[Ref, int], Counter[str]] = {}  # of the versions that were searched
+        self._frozen = False  # a snapshot
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
         """Nothing here is awaited, so no other task ever sees half a batch."""
+        self._check_open()
+        check_log(batch, len(self._log))
         if cursor and self._cursors.get(cursor.name, 0) != cursor.was:
             raise Conflict(f"the follower {cursor.name} is no longer at {cursor.was}")
         draft = _Draft(self._records, self._bearers, now())
@@ -74,7 +79,7 @@ class MemoryStore:
         embeddings = [one for one in batch.embeddings if draft.holds(one.ref, one.version)]
         self._check_dimensions(embeddings)
         if certificate := batch.certificate:
-            draft.note(certificate.id, certificate.scope, msgspec.to_builtins(certificate))
+            draft.note(certificate.id, certificate.scope, msgspec.json.decode(msgspec.json.encode(certificate)))
             self._erasing -= {Ref(*certificate.scope.realm, id) for id in certificate.ids}
         self._keep(draft)
         for embedding in embeddings:
@@ -86,7 +91,36 @@ class MemoryStore:
                 self._letters[letter.change.seq, letter.follower] = letter
         if cursor:
             self._cursors[cursor.name] = cursor.now
+        if batch.log:
+            return self._copy_log(batch.log)
         return self._write_log(draft.lines)
+
+    def _copy_log(self, lines: Sequence[Change]) -> list[Change]:
+        for line in lines:
+            if line.kind == "certificate":
+                self._erasing -= {Ref(*line.scope.realm, id) for id in (line.note or {})["ids"]}
+            elif not line.version:
+                self._erasing.add(line.ref)
+        self._log += [_own_change(line) for line in lines]
+        return [_own_change(line) for line in lines]
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Store]:
+        frozen = copy.copy(self)
+        frozen._frozen = True
+        frozen._records, frozen._recalls, frozen._cursors = (
+            dict(self._records),
+            dict(self._recalls),
+            dict(self._cursors),
+        )
+        frozen._letters = dict(self._letters)
+        frozen._log, frozen._erasing, frozen._terms = list(self._log), set(self._erasing), {}
+        frozen._groups = {name: group.copy() for name, group in self._groups.items()}
+        yield frozen
+
+    def _check_open(self) -> None:
+        if self._frozen:
+            raise Invalid("a snapshot is only read from")
 
     def _keep(self, draft: _Draft) -> None:
         for name, refs in draft.bearers.items():
@@ -212,6 +246,16 @@ class MemoryStore:
     async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
         return [(slot, row.vector) for slot, row in self._group_of(scope, model).from_slot(start)][:limit]
 
+    async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
+        group = self._group_of(scope, model)
+        named = groupby(group.from_slot(start), lambda found: (found[1].ref, found[1].version))
+        found = list[tuple[int, Embedding]]()
+        for (ref, version), rows in islice(named, limit):
+            slots, vectors = zip(*((slot, np.frombuffer(row.vector, "<f2")) for slot, row in rows), strict=True)
+            tokens = group.tokens.get((ref, version), b"")
+            found.append((slots[0], Embedding(ref, version, model, np.stack(vectors).astype(np.float32), tokens)))
+        return found
+
     async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
         return self._group_of(scope, model).holes[after:]
 
@@ -230,6 +274,7 @@ class MemoryStore:
         ]
 
     async def recalled(self, last: Mapping[Ref, datetime]) -> None:
+        self._check_open()
         for ref, at in last.items():
             if ref in self._records:
                 self._recalls[ref] = max(at, self._recalls.get(ref, at))
@@ -237,6 +282,10 @@ class MemoryStore:
     async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
         refs = {id: Ref(*scope.realm, id) for id in ids}
         return {id: self._recalls[ref] for id, ref in refs.items() if ref in self._recalls}
+
+    async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
+        mine = sorted((ref.id, at) for ref, at in self._recalls.items() if (ref.tenant, ref.space) == scope.realm)
+        return [(id, at) for id, at in mine if id > after][:limit]
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         counts: Counter[str] = Counter()
@@ -250,6 +299,7 @@ class MemoryStore:
         return [tokens.get((Ref(*scope.realm, id), version), b"") for id, version in which]
 
     async def drop_model(self, model: str, *, limit: int | None = None) -> int:
+        self._check_open()
         dropped = 0
         for name in [name for name in self._groups if name[1] == model]:
             group = self._groups[name]
@@ -394,6 +444,12 @@ class _Group:
     @property
     def count(self) -> int:
         return len(self.rows) - len(self.holes)
+
+    def copy(self) -> _Group:
+        made = copy.copy(self)
+        made.rows, made.holes, made.tokens = list(self.rows), list(self.holes), dict(self.tokens)
+        made._embedded = set(self._embedded)
+        return made
 
     def add(self, embedding: Embedding) -> None:
         name = embedding.ref, embedding.version

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from importlib import resources
 from itertools import groupby, islice
 from pathlib import Path
@@ -32,7 +34,7 @@ from .. import words as language
 from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store, check_log
 from . import rows, sqlite_rows
 from .bm25 import Postings, lengths
 from .sqlite_bytes import scrub
@@ -43,7 +45,7 @@ from .sqlite_vectors import drop, empty
 from .sqlite_versions import Version, insert, prefixed, terms, there
 from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Sample, labelled, owned, said, said_lately, sizes
-from .sqlite_writer import Writer
+from .sqlite_writer import Refusing, Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
 HEADER = 100  # bytes that every SQLite file begins with
@@ -90,6 +92,7 @@ class SqliteStore:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
+        self._frozen = False  # a snapshot: its one reader stays in one transaction
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -102,21 +105,30 @@ class SqliteStore:
         known = Span(since=at)
         if cursor:
             _move(db, cursor)
+        if batch.log:
+            check_log(batch, _head(db))
         changes = self._write(db, [(record, known) for record in batch.put], at, self._put)
-        changes += self._write(db, [(record, rows.known(record, at)) for record in batch.restore], at, self._restore)
-        changes += [change for ref in batch.erase if (change := self._erase(db, ref, at))]
+        restored, logged = [(record, rows.known(record, at)) for record in batch.restore], not batch.log
+        changes += self._write(db, restored, at, partial(self._restore, logged=logged), logged)
+        changes += [change for ref in batch.erase if (change := self._erase(db, ref, at, logged))]
+        changes += self._copy_log(db, batch.log)
         for embedding in batch.embeddings:
             self._embed(db, embedding)
         if certificate := batch.certificate:
             line = Change(0, at, certificate.id, 0, "certificate", certificate.scope, msgspec.to_builtins(certificate))
             changes.append(self._log(db, line))
-            realm = self._realm(db, certificate.scope.realm)
-            db.executemany("DELETE FROM erasing WHERE realm = ? AND id = ?", [(realm, id) for id in certificate.ids])
+            self._certified(db, certificate.scope, certificate.ids)
         if batch.answered or batch.letters:
             put_aside(db, batch.answered, batch.letters)
         return changes
 
-    def _write(self, db: apsw.Connection, versions: Sequence[Version], at: datetime, one: Write) -> list[Change]:
+    def _certified(self, db: apsw.Connection, scope: Scope, ids: Sequence[str]) -> None:
+        realm = self._realm(db, scope.realm)
+        db.executemany("DELETE FROM erasing WHERE realm = ? AND id = ?", [(realm, id) for id in ids])
+
+    def _write(
+        self, db: apsw.Connection, versions: Sequence[Version], at: datetime, one: Write, logged: bool = True
+    ) -> list[Change]:
         """Write the versions in their order: those that are plainly new many at a time, every other one by `one`."""
         changes = list[Change]()
         for walls, group in groupby(versions, lambda version: version[0].scope.realm):
@@ -124,7 +136,7 @@ class SqliteStore:
             while some := list(islice(group, MANY)):
                 for plain, run in _runs(db, realm, some):
                     if plain:
-                        changes += insert(db, realm, run, at)
+                        changes += insert(db, realm, run, at, logged)
                     else:
                         for version in run:
                             changes += one(db, realm, version, at)
@@ -146,7 +158,7 @@ class SqliteStore:
         _check_key(db, realm, record, at)
         return insert(db, realm, [(record, known)], at)
 
-    def _restore(self, db: apsw.Connection, realm: int, version: Version, at: datetime) -> list[Change]:
+    def _restore(self, db: apsw.Connection, realm: int, version: Version, at: datetime, logged: bool) -> list[Change]:
         record, known = version
         last = _last(db, realm, record.id)
         if last and record.version <= last[0]:
@@ -160,9 +172,9 @@ class SqliteStore:
             db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
         if known.until is None:
             _check_key(db, realm, record, at)
-        return insert(db, realm, [version], at)
+        return insert(db, realm, [version], at, logged)
 
-    def _erase(self, db: apsw.Connection, ref: Ref, at: datetime) -> Change | None:
+    def _erase(self, db: apsw.Connection, ref: Ref, at: datetime, logged: bool) -> Change | None:
         scope = Scope(tenant=ref.tenant, space=ref.space)
         realm = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
         sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? ORDER BY r.version"
@@ -174,6 +186,8 @@ class SqliteStore:
         db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
         db.execute("INSERT OR IGNORE INTO erasing VALUES (?, ?)", (realm, ref.id))
         db.execute("DELETE FROM letters WHERE realm = ? AND id = ?", (realm, ref.id))
+        if not logged:
+            return None
         last = found[-1][1]
         return self._log(db, Change(0, at, ref.id, 0, last.kind, last.scope))
 
@@ -198,13 +212,24 @@ class SqliteStore:
         if embedding.tokens:
             db.execute("INSERT INTO tokens VALUES (?, ?)", ((group << 40) + row, embedding.tokens))
 
+    def _copy_log(self, db: apsw.Connection, lines: Sequence[Change]) -> list[Change]:
+        """Write lines of another store's log as they are."""
+        for line in lines:
+            self._log(db, line)
+            if line.kind == "certificate":
+                self._certified(db, line.scope, (line.note or {})["ids"])
+            elif not line.version:
+                values = (self._realm(db, line.scope.realm), line.id)
+                db.execute("INSERT OR IGNORE INTO erasing VALUES (?, ?)", values)
+        return list(lines)
+
     def _log(self, db: apsw.Connection, change: Change) -> Change:
         scope, note = change.scope, change.note
         realm = self._realm(db, scope.realm)
         db.execute(
-            "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(rows.stamp(change.at), realm, change.id, change.version, change.kind),
+                *(change.seq or None, rows.stamp(change.at), realm, change.id, change.version, change.kind),
                 *(scope.user or "", scope.agent or "", scope.session or ""),
                 msgspec.json.encode(note).decode() if note is not None else None,
             ),
@@ -399,7 +424,7 @@ class SqliteStore:
     def _read_head(self, db: apsw.Connection, realm: tuple[str, str] | None) -> tuple[int | None, int]:
         seen = self._watch.look()  # before it reads: a commit in between is seen the next time
         if realm is None:
-            return seen, int(_one(db, "SELECT max(seq) FROM changes") or 0)
+            return seen, _head(db)
         return seen, int(_one(db, "SELECT head FROM realms WHERE tenant = ? AND space = ?", realm) or 0)
 
     async def cursor(self, name: str) -> int:
@@ -436,6 +461,24 @@ class SqliteStore:
             group = self._extent(db, scope, model).group
             sql = "SELECT vector - ?, value FROM vectors WHERE vector >= ? AND vector < ? ORDER BY vector LIMIT ?"
             return _all(db, sql, (group << 32, (group << 32) + start, group + 1 << 32, limit))
+
+        return await self._read(read)
+
+    async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
+        def read(db: apsw.Connection) -> list[tuple[int, Embedding]]:
+            base, tenant, space = self._extent(db, scope, model).group << 32, *scope.realm
+            sql = (
+                "SELECT v.vector - ?, v.value, v.row, r.id, r.version FROM vectors v CROSS JOIN records r"
+                " ON r.row = v.row WHERE v.vector >= ? AND v.vector < ? ORDER BY v.vector"
+            )
+            found = list[tuple[int, Embedding]]()
+            rows_of = groupby(db.execute(sql, (base, base + start, base + (1 << 32))), lambda row: row[2:])
+            for (row, *name), some in islice(rows_of, limit):
+                slots, values = zip(*((slot, value) for slot, value, *_ in some), strict=True)
+                vectors = np.stack([np.frombuffer(value, "<f2") for value in values]).astype(np.float32)
+                tokens = _one(db, "SELECT value FROM tokens WHERE row = ?", ((base << 8) + row,)) or b""
+                found.append((slots[0], Embedding(Ref(tenant, space, name[0]), name[1], model, vectors, tokens)))
+            return found
 
         return await self._read(read)
 
@@ -509,6 +552,16 @@ class SqliteStore:
             )
             asked = msgspec.json.encode(list(ids)).decode()
             return {id: _time(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
+
+        return await self._read(read)
+
+    async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
+        def read(db: apsw.Connection) -> list[tuple[str, datetime]]:
+            sql = (
+                "SELECT r.id, c.at FROM records r CROSS JOIN recalls c ON c.row = r.row"
+                " WHERE r.realm = ? AND r.id > ? AND r.version = 1 ORDER BY r.id LIMIT ?"
+            )
+            return [(id, _time(at)) for id, at in _all(db, sql, (self._known_realm(db, scope), after, limit))]
 
         return await self._read(read)
 
@@ -593,9 +646,29 @@ class SqliteStore:
             raise _translated(error, self._path) from error
         return connection
 
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Store]:
+        """Readers that the write-ahead log is not cut short for: it grows until the snapshot is left."""
+        frozen = copy.copy(self)
+        frozen._realms, frozen._fresh, frozen._frequencies, frozen._samples = {}, {}, {}, {}
+        frozen._writer, frozen._watch, frozen._frozen = Refusing(), Watch(None), True
+        frozen._heads = {}
+        frozen._readers = ThreadPoolExecutor(1, thread_name_prefix="simonides-snapshot")
+        frozen._mine, frozen._open = threading.local(), []
+        try:
+            if self._path is None:
+                copied = await self._writer.alone(lambda db: _copied(db, self._connect()))
+                frozen._connect = lambda: copied  # type: ignore[method-assign]
+            await frozen._read(_head)
+            yield frozen
+        finally:
+            await asyncio.to_thread(frozen._readers.shutdown)
+            for connection in frozen._open:
+                connection.close()
+
     async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run the work in a reader's thread; a store in memory has one connection, which is the writer's."""
-        if self._path is None:
+        if self._path is None and not self._frozen:
             found: T = await self._writer.alone(work)
             return found
         try:
@@ -610,6 +683,8 @@ class SqliteStore:
                 self._mine.connection = self._connect()
                 self._mine.connection.execute(INSTANCES)
                 self._mine.connection.execute("PRAGMA query_only = ON")
+                if self._frozen:
+                    self._mine.connection.execute("BEGIN")
                 self._open.append(self._mine.connection)
             connection: apsw.Connection = self._mine.connection
             with connection:  # one snapshot for all its statements
@@ -757,6 +832,18 @@ def _runs(db: apsw.Connection, realm: int, versions: Sequence[Version]) -> Itera
 
     for is_plain, run in groupby(versions, plain):
         yield is_plain, list(run)
+
+
+def _head(db: apsw.Connection) -> int:
+    return int(_one(db, "SELECT max(seq) FROM changes") or 0)
+
+
+def _copied(db: apsw.Connection, other: apsw.Connection) -> apsw.Connection:
+    """Copy a database in memory into an empty one, and return that."""
+    with other.backup("main", db, "main") as copying:
+        while not copying.done:
+            copying.step()
+    return other
 
 
 Last = tuple[int, int, int, str, str, str]

@@ -19,15 +19,20 @@ from . import rows, sqlite_rows
 WORDS = "INSERT INTO words (rowid, terms) VALUES (?, ?)"
 LABEL = "INSERT INTO labels VALUES (?, ?, ?)"
 LINK = "INSERT OR IGNORE INTO links VALUES (?, ?, ?, ?)"
-GROWN = "UPDATE realms SET versions = versions + ?, head = ? WHERE realm = ?"
+GROWN = "UPDATE realms SET versions = versions + ?, head = coalesce(?, head) WHERE realm = ?"
 CHANGE = "INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
 THERE = "SELECT DISTINCT r.id FROM json_each(?) j CROSS JOIN records r WHERE r.realm = ? AND r.id = j.value"
 
 Version = tuple[Record, Span]  # a version, and the time for which it is known
 
 
-def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: datetime) -> list[Change]:
-    """Write versions that are known to fit, all of one realm; return their lines of the log, written at that time."""
+def insert(
+    db: apsw.Connection, realm: int, versions: Sequence[Version], at: datetime, logged: bool = True
+) -> list[Change]:
+    """Write versions that are known to fit, all of one realm; return their lines of the log, written at that time.
+
+    Where they are not `logged`, whoever calls writes the lines.
+    """
     db.executemany(sqlite_rows.INSERT, [rows.as_row(record, realm, known) for record, known in versions])
     first = db.last_insert_rowid() - len(versions) + 1  # the transaction is the only one that writes
     numbered = list(enumerate(versions, first))
@@ -38,8 +43,8 @@ def insert(db: apsw.Connection, realm: int, versions: Sequence[Version], at: dat
         db.executemany(LABEL, labels)
     if links := [(realm, link.target, link.role, row) for row, (record, _) in numbered for link in record.links]:
         db.executemany(LINK, links)
-    lines = _log(db, realm, [record for record, _ in versions], at)
-    db.execute(GROWN, (len(versions), lines[-1].seq, realm))
+    lines = _log(db, realm, [record for record, _ in versions], at) if logged else []
+    db.execute(GROWN, (len(versions), lines[-1].seq if lines else None, realm))
     return lines
 
 

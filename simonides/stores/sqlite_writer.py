@@ -135,6 +135,16 @@ class Writer:
             self._connection.execute("ROLLBACK")
 
 
+class Refusing(Writer):
+    """What stands in a writer's place where nothing is written: in a snapshot."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def _hand_in(self, work: Callable[[apsw.Connection], Any], together: bool) -> Any:
+        raise Invalid("a snapshot is only read from")
+
+
 _NOTHING = Job(lambda connection: None, False, None, None)  # type: ignore[arg-type]
 
 

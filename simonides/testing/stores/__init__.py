@@ -12,6 +12,7 @@ as rules that hypothesis tries to break.
 
 from .clocks import Clocks
 from .concurrency import Concurrency
+from .copying import Copying
 from .erasing import Erasing
 from .finding import Finding
 from .keys import Keys
@@ -45,6 +46,7 @@ class StoreSuite(
     Walls,
     Vectors,
     Recalling,
+    Copying,
     Letters,
     Upkeep,
     Rules,

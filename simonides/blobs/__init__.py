@@ -1,0 +1,1 @@
+"""Stores of blobs: one file each, named by the scheme of its URL."""
