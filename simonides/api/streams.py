@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from .. import importers
+from ..errors import Conflict
 from ..exports import header, line
 from ..importer import Problem
 from ..record import Record
@@ -24,6 +25,10 @@ from .shapes import Asked, Shape, Which
 
 BATCH = 500  # records that are written at once
 PROBLEMS_MAX = 100  # that an answer tells
+TAKEN = (
+    "an id in this file is taken in this space by something else, or its versions do not follow those that are there; "
+    "what came before it was taken in, but for the last few"
+)
 
 
 class Export(Which):
@@ -76,8 +81,13 @@ async def take_in(path: Path, name: str, call: Call, *, ids: bool = False) -> Js
         versions = [record for record in records if record.known.since]
         others = [record for record in records if not record.known.since]
         read += len(records)
-        new += await call.memory.restore(versions) if versions else 0
-        kept = await call.memory.keep(others) if others else []
+        try:
+            new += await call.memory.restore(versions) if versions else 0
+            kept = await call.memory.keep(others) if others else []
+        except Conflict:
+            if call.principal.user is None:
+                raise
+            raise Conflict(TAKEN) from None  # nor whose it is, nor how many versions it has
         new += len(kept)
         known += [record.id for record in kept] if ids else []
     place = await call.memory.position()
