@@ -484,6 +484,24 @@ async def test_a_retry_does_what_was_given_up(served: Served, monkeypatch: pytes
 # -- streams ------------------------------------------------------------------------------------------------------
 
 
+async def test_a_key_has_so_many_streams_and_imports_open(home: Path, generated: dict[str, ModuleType]) -> None:
+    async with serving(generated, streams_max=1, imports_max=1) as served:
+        pb, first = served.pb, served.memory.Events(served.pb.EventsRequest())
+        await first.initial_metadata()
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "1 streams") as found:
+            [each async for each in served.memory.Events(pb.EventsRequest())]
+        assert trailers(found[0])["simonides-code"] == "limited"
+        importing = served.memory.Import()
+        await importing.write(pb.ImportRequest(data=b'{"role": "user", "content": "one"}'))
+        await until(lambda: bool(served.gate._held["local", "imports"]))
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "1 imports"):
+            await served.memory.Import(iter([pb.ImportRequest(data=b"{}")]))
+        await importing.done_writing()
+        assert (await importing).new == 2
+        first.cancel()
+        await until(lambda: not +served.gate._held)
+
+
 async def test_events_come_as_they_happen_and_go_on_from_where_one_was(served: Served) -> None:
     pb, memory = served.pb, served.memory
     await memory.Store(pb.StoreRequest(text="before"))
