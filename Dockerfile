@@ -29,6 +29,7 @@ COPY --from=built /opt/simonides /opt/simonides
 
 ENV PATH=/opt/simonides/bin:$PATH \
     HOME=/data \
+    TMPDIR=/data \
     PYTHONDONTWRITEBYTECODE=1 \
     SIMONIDES_URL=sqlite:////data/memory.db \
     SIMONIDES_CONFIG=/data/config.toml \

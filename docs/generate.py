@@ -247,7 +247,9 @@ def says(thing: Any, *, first: bool = False) -> str:
     text = inspect.getdoc(thing) or ""
     text = "" if inspect.isclass(thing) and text.startswith(f"{thing.__name__}(") else text  # a dataclass's own
     text = text.split("\n\n")[0] if first else text
-    return re.sub(r"(?<!`)\b\w*<[A-Z]+>", r"`\g<0>`", text)  # what Markdown would take for HTML
+    return re.sub(
+        r"`[^`]*`|\b\w*<[A-Z]+>", lambda found: found[0] if found[0][0] == "`" else f"`{found[0]}`", text
+    )  # what Markdown would take for HTML
 
 
 def source_of(module: Any, name: str) -> str:

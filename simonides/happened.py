@@ -13,6 +13,7 @@ from .record import Scope, now
 from .store import Change, Store
 
 LINES = 1000  # of the log that are read at a time
+LOOKED_THROUGH = 20_000  # lines, for an erase
 CERTIFICATE = "certificate"
 
 
@@ -48,6 +49,21 @@ async def changes(store: Store, scope: Scope, after: int, limit: int) -> Changes
 
 def _concerns(line: Change, scope: Scope) -> bool:
     return scope.sees(line.scope, shared=line.kind != CERTIFICATE)
+
+
+async def erased(store: Store, after: int | None) -> tuple[bool, int]:
+    """Return whether anybody erased anything behind that line of the log, and the log's last line; None: it begins now.
+
+    Where there is too much to look through, something was.
+    """
+    head = await store.head()
+    if after is None or head - after > LOOKED_THROUGH:
+        return after is not None, head
+    found, place = False, after
+    while place < head and (lines := await store.changes(after=place, limit=LINES)):
+        found = found or any(not line.version for line in lines)
+        place = lines[-1].seq
+    return found, max(place, head)
 
 
 async def position(store: Store, followers: Sequence[Follower]) -> Position:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from .sync import Memory
 
 Progress = Callable[[int], None]
-BATCH = 128  # records kept at once: small, so that progress is seen and Ctrl-C heard while they are embedded
+BATCH = 128  # records kept at once, at most: Ctrl-C is heard in between
+BATCH_MIN = 8
+PATIENCE_S = 0.5  # so often progress is to be seen: where embedding is slow, fewer are kept at once
+AHEAD = 512 * 1024  # bytes that reading is ahead of what is kept, at most
 VERSIONS = "export", "version"  # the source and kind that versions from an export are counted under
 PARTS_MAX = 10_000  # chunks of one document that are looked at for what is gone
 
@@ -46,11 +50,38 @@ class Intake:
 
 def take_in(memory: Memory, paths: Sequence[Path], scope: Scope, progress: Progress | None = None) -> Intake:
     """Keep what the files hold; what is there already stays as it is. One of our own exports brings its history."""
-    intake = Intake()
-    found = importers.read(paths, scope, progress=progress)
-    for batch in _batches(_without_problems(found, intake)):
+    intake, bar = Intake(), _Bar(progress)
+    records = _without_problems(importers.read(paths, scope, progress=bar.read), intake)
+    size = BATCH
+    while batch := list(islice(records, size)):
+        begun = time.monotonic()
         _keep(memory, batch, intake)
+        took = time.monotonic() - begun
+        bar.kept(batch)
+        size = max(BATCH_MIN, min(BATCH, int(len(batch) * PATIENCE_S / took) if took else BATCH))
+    bar.done()
     return intake
+
+
+class _Bar:
+    """Tells how many bytes are done with: not when they are read, which takes no time, but when they are kept."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._read, self._told = progress, 0, 0
+
+    def read(self, size: int) -> None:
+        self._read = max(self._read, size)
+
+    def kept(self, records: Sequence[Record]) -> None:
+        self._tell(max(self._read - AHEAD, self._told + sum(len(record.text) for record in records)))
+
+    def done(self) -> None:
+        self._tell(self._read)
+
+    def _tell(self, size: int) -> None:
+        self._told = max(self._told, min(size, self._read))
+        if self._progress:
+            self._progress(self._told)
 
 
 def _without_problems(found: Iterator[Record | Problem], intake: Intake) -> Iterator[Record]:
@@ -59,11 +90,6 @@ def _without_problems(found: Iterator[Record | Problem], intake: Intake) -> Iter
             intake.problems.append(each)
         else:
             yield each
-
-
-def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while batch := list(islice(records, BATCH)):
-        yield batch
 
 
 def _keep(memory: Memory, records: Sequence[Record], intake: Intake) -> None:

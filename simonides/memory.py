@@ -782,6 +782,10 @@ class AsyncMemory:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    async def _erased_behind(self, place: int | None) -> tuple[bool, int]:
+        """See `happened.erased`: for whoever keeps answers outside of this memory."""
+        return await happened.erased(await self._ready(), place)
+
     async def _ready(self) -> Store:
         if self._store is None:
             async with self._opening:

@@ -56,6 +56,7 @@ from .wire import (
 PAGE = 1000  # results that one request asks for
 TRIES = 4
 WAIT_S = (0.2, 1.0, 3.0)  # before a second, third and fourth try, unless the server says when
+HERE = frozenset({"localhost", "127.0.0.1", "::1"})  # where nobody listens at once, nobody does
 LOOK_S = 0.1  # between two questions whether it is indexed
 CHUNK = 2000  # records in one import
 
@@ -461,9 +462,11 @@ class AsyncRemoteMemory:
             except (UnicodeEncodeError, TypeError, ValueError) as error:
                 raise Invalid(f"this cannot be sent: {error}") from None
             except httpx.TransportError as error:
-                if wait is None or isinstance(error, httpx.UnsupportedProtocol):
+                refused = isinstance(error, httpx.ConnectError) and self._client.base_url.host in HERE
+                if wait is None or (refused and wait != WAIT_S[0]) or isinstance(error, httpx.UnsupportedProtocol):
                     raise Unavailable(
-                        f"{self._client.base_url} does not answer: {error}. Does a server run there?"
+                        f"{self._client.base_url} does not answer: {error}. Does a server run there? "
+                        "`simonides serve` starts one"
                     ) from None
             except (Limited, Unavailable) as error:
                 if wait is None:

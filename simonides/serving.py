@@ -64,6 +64,8 @@ class Serving:
     )
 
     rate: int = setting(0, "calls a minute that a key may make; 0: as many as it likes", least=0, reload=True)
+    streams_max: int = setting(100, "streams of events that a key may have open at once", least=1, reload=True)
+    imports_max: int = setting(4, "imports that a key may send at once", least=1, reload=True)
     failures_max: int = setting(10, "wrong keys a minute from one address before it has to wait", least=1, reload=True)
     body_mb_max: int = setting(8, "megabytes (2²⁰ bytes) of one request; imports are streamed", least=1, reload=True)
     batch_max: int = setting(1000, "things in one batch", least=1, most=10_000, reload=True)

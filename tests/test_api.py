@@ -7,6 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import httpx
 import pytest
 from doors import House, ask, house, request_of
 
+from simonides import AsyncMemory, Note, exports
 from simonides.access import LOCAL, Permit
 from simonides.api import OPERATIONS, Operation
+from simonides.api.shapes import ADDRESSES
+from simonides.record import Record, Scope, Span
 from simonides.servers.problems import MEDIA_TYPE, Problem
 from simonides.servers.replays import Replays, Reply
 from simonides.serving import Serving
@@ -632,3 +636,83 @@ async def test_who_hangs_up_in_the_middle_of_a_body_has_written_nothing(home: Ho
     assert all(message.get("status", 400) < 500 for message in sent), sent
     assert await home.memory.count() == 0
     assert set(Path(tempfile.gettempdir()).glob("simonides-import-*")) <= before
+
+
+# -- what others erase, and others' ids ---------------------------------------------------------------------------
+
+
+async def test_an_answer_is_forgotten_once_another_process_has_erased_something(tmp_path: Path) -> None:
+    mark, gone = {"Idempotency-Key": "1"}, {"Idempotency-Key": "2"}
+    async with house(tmp_path / "m.db") as made, AsyncMemory(tmp_path / "m.db", embedder="hashing:") as other:
+        replays: Replays = made.made.state.replays
+        async with made.client() as client:
+            for id in ("a", "b", "c"):
+                await written(client, f"the mark of {id}", id=id)
+            assert (await ask(client, "forget", {"ids": ["b"]}, headers=gone)).status_code == 200
+            first = await ask(client, "remember", {"content": "xylophone"}, headers=mark)
+            again = await ask(client, "remember", {"content": "xylophone"}, headers=mark)
+            assert again.headers["idempotency-replayed"] == "true"
+            await other.remember("what others write changes nothing")
+            again = await ask(client, "remember", {"content": "xylophone"}, headers=mark)
+            assert again.headers["idempotency-replayed"] == "true"
+            await other.forget(first.json()["results"][0]["id"])
+            await ask(client, "remember", {"content": "another"}, headers={"Idempotency-Key": "3"})
+            assert not any(b"xylophone" in each.coming.result().content for each in replays._all.values())
+            again = await ask(client, "remember", {"content": "xylophone"}, headers=mark)
+            assert again.status_code == 201 and "idempotency-replayed" not in again.headers
+            certificate = await ask(client, "forget", {"ids": ["b"]}, headers=gone)
+            assert certificate.json()["certificate"]["count"] == 1
+            assert certificate.headers["idempotency-replayed"] == "true"
+
+
+async def test_whose_a_taken_id_is_cannot_be_told(home: House) -> None:
+    ana, rui = await home.key(user="ana"), await home.key(user="rui")
+    async with home.client(ana) as client:
+        await written(client, "Rui must not know of this", id="hers")
+    async with home.client(rui) as client:
+        await written(client, "mine", id="mine")
+        for send in (
+            lambda id: ask(client, "remember", {"content": "something else", "id": id}),
+            lambda id: client.post("/api/v1/import", content=crafted(id, 1)),
+            lambda id: client.post("/api/v1/import", content=crafted(id, 3)),
+        ):
+            taken, own = await send("hers"), await send("mine")
+            assert taken.status_code == own.status_code == 409
+            told = [{**answer.json(), "request_id": ""} for answer in (taken, own)]
+            assert json.dumps(told[0]).replace("hers", "mine") == json.dumps(told[1])
+        problem(await ask(client, "get", {"id": "hers"}), 404, "not_found")
+
+
+def crafted(id: str, version: int) -> bytes:
+    """Return an export that somebody has made up: a version of a record of that id."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    scope = Scope(tenant="default", space="main", user="rui")
+    record = Record(id=id, scope=scope, body=Note(text="made up"), version=version, known=Span(since=at))
+    return exports.header() + b"\n" + exports.line(record) + b"\n"
+
+
+@pytest.mark.parametrize("id", ["count", "versions"])
+async def test_an_id_that_is_an_address_is_refused(client: httpx.AsyncClient, id: str) -> None:
+    for name, said in (
+        ("remember", {"content": "x", "id": id}),
+        ("begin_conversation", {"label": "x", "id": id}),
+        ("begin_conversation", {"label": "x", "messages": [{"content": "x", "id": id}]}),
+    ):
+        assert "choose another id" in problem(await ask(client, name, said), 422, "invalid").detail
+    problem(await ask(client, "remember", {"content": [{"content": "x", "id": id}]}), 422, "invalid")
+
+
+def test_what_stands_at_the_place_of_an_id_is_known() -> None:
+    addresses = set()
+    for row in OPERATIONS.values():
+        pattern = re.sub(r"{\w+}", "[^/]+", row.path)
+        others = [each for each in OPERATIONS.values() if each.method == row.method and "{" not in each.path]
+        addresses |= {
+            each.path.rpartition("/")[2] for each in others if "{" in row.path and re.fullmatch(pattern, each.path)
+        }
+    assert addresses == set(ADDRESSES)
+
+
+async def test_models_have_names_of_their_own_in_openapi(client: httpx.AsyncClient) -> None:
+    names = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert "Found" in names and not [name for name in names if "__" in name]

@@ -32,7 +32,7 @@ def test_every_script_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", ["fit_tokens", "fit_weights", "quality", "serve", "speed"])
+@pytest.mark.parametrize("script", ["exchange", "fit_tokens", "fit_weights", "quality", "serve", "speed"])
 def test_a_script_says_what_it_does(script: str) -> None:
     done = python(str(BENCH / f"{script}.py"), "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
@@ -48,3 +48,12 @@ def test_the_server_is_measured_and_loses_nothing(tmp_path: Path) -> None:
         ("lost", "cut", "held_dead", "errors"), 0
     )
     assert all(value > 0 for name, value in figures.items() if name.endswith("_rate") or name in ("ready", "stop"))
+
+
+def test_imports_and_exports_are_measured(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    done = python(str(BENCH / "exchange.py"), "--size", "1", "--folder", str(tmp_path), "--json", str(found))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(found.read_text())["rows"]
+    assert [row["what"].partition(",")[0] for row in rows] == ["import", "import", "export", "import of that export"]
+    assert rows[2]["lines"] - 1 == rows[3]["lines"] and all(row["anonymous"] >= row["before"] for row in rows)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import io
 import json
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +422,64 @@ async def test_a_trace_says_of_an_error_what_kind_it_is_and_nothing_that_was_rem
     assert [span.attributes["error.type"] for span in spans if "error.type" in span.attributes][-1] == "Conflict"
     assert not [span.to_json() for span in spans if "rsula" in span.to_json()]
     await asyncio.to_thread(provider.shutdown)
+
+
+class Collector:
+    """An OTLP endpoint: keeps the spans that are sent to it."""
+
+    def __init__(self) -> None:
+        self.spans, self.bodies = list[Any](), list[bytes]()
+        service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                body = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
+                asked = service.ExportTraceServiceRequest.FromString(body)
+                collector.bodies.append(body)
+                scopes = (scope for resource in asked.resource_spans for scope in resource.scope_spans)
+                collector.spans += (span for scope in scopes for span in scope.spans)
+                answer = service.ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *said: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+
+    def __enter__(self) -> Collector:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_spans_arrive_at_a_collector_within_the_callers_trace() -> None:
+    outer = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with Collector() as collector:
+        told = Serving(port=0, directory="memory:", tracing=collector.url)
+        with served(serving=told) as server:
+            for path, body in (("memories", {"content": TEXT, "id": "keeper"}), ("recall", {"text": "who is Ursula?"})):
+                url = f"{server.url}/api/v1/{path}"
+                answer = httpx.post(url, json=body, headers={"traceparent": outer}, timeout=60)
+                assert answer.is_success, answer.text
+        spans = [span for span in collector.spans if span.trace_id.hex() == outer.split("-")[1]]
+        requests = {span.name: span for span in spans if span.parent_span_id.hex() == outer.split("-")[2]}
+        assert {"POST /api/v1/memories", "POST /api/v1/recall"} == set(requests)
+        inside = {
+            name: {span.name for span in spans if span.parent_span_id == request.span_id}
+            for name, request in requests.items()
+        }
+        assert "store.commit" in inside["POST /api/v1/memories"]
+        assert {"store.words", "embedder.embed"} <= {span.name for span in spans}
+        assert not [body for body in collector.bodies if b"rsula" in body or b"ighthouse" in body]
 
 
 def test_traces_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,112 +243,6 @@ async def test_health_says_how_each_part_is(served: Served) -> None:
     assert health.status == "ok" and [part.name for part in health.parts] == ["store", "vectors", "cache", "llm"]
 
 
-# -- alike over HTTP ------------------------------------------------------------------------------------------------
-
-Said = dict[str, Any]
-ANA = {"user": "ana"}
-STEPS: tuple[tuple[str, Callable[[Any], Said]], ...] = (
-    ("remember", lambda _: {"content": "I moved to Lisbon", "labels": ["home"], "metadata": {"n": 1}, **ANA}),
-    ("remember", lambda _: {"content": [{"role": "user", "content": "my boat leaks"}, "it is old"], "session": "s"}),
-    ("find", lambda _: {"labels": ["home"], "metadata": {"n": 1}}),
-    ("count", lambda _: {}),
-    ("versions", lambda _: {"limit": 2}),
-    ("get", lambda it: {"id": it["remember"]["results"][0]["id"]}),
-    ("revise", lambda it: {"id": it["get"]["id"], "text": "my boat leaks no more", "version": 1}),
-    ("revise", lambda it: {"id": it["get"]["id"], "text": "too late", "version": 1}),
-    ("history", lambda it: {"id": it["get"]["id"]}),
-    ("organise", lambda it: {"id": it["get"]["id"], "labels": ["boat"], "pinned": True}),
-    ("supersede", lambda it: {"id": it["get"]["id"], "content": "I sold the boat"}),
-    ("retract", lambda it: {"id": it["supersede"]["record"]["id"]}),
-    ("recall", lambda _: {"text": "where do I live? Lisbon", "explain": True, **ANA}),
-    ("recall_many", lambda _: {"texts": ["Lisbon", "boat"], "limit": 2}),
-    ("explain_missing", lambda it: {"id": it["get"]["id"], "text": "Lisbon"}),
-    ("context", lambda _: {"text": "Lisbon", "budget": 100}),
-    ("begin_conversation", lambda _: {"label": "trips", "messages": [{"role": "user", "content": "to Porto"}]}),
-    ("list_conversations", lambda _: {}),
-    ("count_conversations", lambda _: {}),
-    ("stats", lambda _: {}),
-    ("changes", lambda _: {"after": 2, "limit": 3}),
-    ("position", lambda _: {}),
-    ("get_task", lambda _: {"id": "log-1"}),
-    ("make_key", lambda _: {"name": "a key", "permits": ["read"]}),
-    ("list_keys", lambda _: {}),
-    ("doctor", lambda _: {}),
-    ("capabilities", lambda _: {}),
-    ("health", lambda _: {}),
-    ("forget", lambda _: {"labels": ["home"], "dry_run": True}),
-    ("forget", lambda _: {"labels": ["home"]}),
-    ("forget", lambda _: {}),
-    ("certificates", lambda _: {}),
-    ("rebuild", lambda _: {}),
-)  # fmt: skip
-
-
-async def test_every_operation_answers_as_over_http(served: Served, generated: dict[str, ModuleType]) -> None:
-    """The same story is told at both doors, each to a memory of its own; then what was not in it, wrongly."""
-    wrong = [
-        (name, lambda _, said=said: said)
-        for name, row in OPERATIONS.items()
-        for said in ([{"id": "nobody"}, {"id": "nobody", "no": 1}] if "{id}" in row.path else [{}, {"no": 1}])
-    ]
-    async with serving(generated) as other:
-        grpc_side, http_side = Plain(), Plain()
-        for name, arguments in (*STEPS, *wrong):
-            mine = await over_grpc(served, name, said := arguments(grpc_side.it))
-            theirs = await over_http(other, name, arguments(http_side.it))
-            grpc_side.it[name], http_side.it[name] = mine[1], theirs[1]
-            assert grpc_side.of(mine) == http_side.of(theirs), (name, said)
-
-
-async def over_grpc(served: Served, name: str, said: Said) -> tuple[str, Any]:
-    try:
-        return "ok", await served.call(name, **said)
-    except grpc.aio.AioRpcError as error:
-        code = trailers(error)["simonides-code"]
-        return code, None if code == "invalid" else error.details()
-
-
-async def over_http(served: Served, name: str, said: Said) -> tuple[str, Any]:
-    row, rest = OPERATIONS[name], dict(said)
-    path = re.sub(r"{(\w+)}", lambda found: rest.pop(found[1], "nobody"), row.path)
-    if row.method in ("GET", "DELETE"):
-        query = {key: json.dumps(value) if isinstance(value, dict) else value for key, value in rest.items()}
-        answer = await served.http.request(row.method, path, params=query)
-    else:
-        answer = await served.http.request(row.method, path, json=rest)
-    found = answer.json()
-    if answer.is_success:
-        return "ok", found
-    return found["code"], None if found["code"] == "invalid" else found["detail"]
-
-
-OWN = {"secret", "uptime_seconds", "next"}  # what each memory has of its own
-
-
-class Plain:
-    """Answers without what differs from one memory to the next: ids by when they were first seen, no times."""
-
-    def __init__(self) -> None:
-        self.it: dict[str, Any] = {}
-        self._ids: dict[str, str] = {}
-
-    def of(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            told = {key: self._id(each) if key == "id" else each for key, each in value.items()}
-            return {key: "…" if key in OWN and each else self.of(each) for key, each in told.items()}
-        if isinstance(value, list | tuple):
-            return [self.of(each) for each in value]
-        if isinstance(value, float):
-            return round(value, 3)
-        if isinstance(value, str):
-            value = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+[\d:]+)?", "then", value)
-            return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b[0-9a-f]{16,}\b", lambda found: self._id(found[0]), value)
-        return value
-
-    def _id(self, id: str) -> str:
-        return self._ids.setdefault(id, f"<{len(self._ids)}>")
-
-
 # -- who may come in ----------------------------------------------------------------------------------------------
 
 
@@ -588,6 +482,24 @@ async def test_a_retry_does_what_was_given_up(served: Served, monkeypatch: pytes
 
 
 # -- streams ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_has_so_many_streams_and_imports_open(home: Path, generated: dict[str, ModuleType]) -> None:
+    async with serving(generated, streams_max=1, imports_max=1) as served:
+        pb, first = served.pb, served.memory.Events(served.pb.EventsRequest())
+        await first.initial_metadata()
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "1 streams") as found:
+            [each async for each in served.memory.Events(pb.EventsRequest())]
+        assert trailers(found[0])["simonides-code"] == "limited"
+        importing = served.memory.Import()
+        await importing.write(pb.ImportRequest(data=b'{"role": "user", "content": "one"}'))
+        await until(lambda: bool(served.gate._held["local", "imports"]))
+        async with refused(StatusCode.RESOURCE_EXHAUSTED, "1 imports"):
+            await served.memory.Import(iter([pb.ImportRequest(data=b"{}")]))
+        await importing.done_writing()
+        assert (await importing).new == 2
+        first.cancel()
+        await until(lambda: not +served.gate._held)
 
 
 async def test_events_come_as_they_happen_and_go_on_from_where_one_was(served: Served) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -366,3 +367,12 @@ def test_the_errors_of_the_tree_cross_the_wire() -> None:
 
     assert set(STATUS) | {"error"} == set(_KINDS)
     assert all(issubclass(kind, SimonidesError) for kind in _KINDS.values())
+
+
+def test_who_calls_where_nobody_listens_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    begun = time.monotonic()
+    with RemoteMemory(f"http://127.0.0.1:{port}") as memory, pytest.raises(Unavailable, match="simonides serve"):
+        memory.count()
+    assert time.monotonic() - begun < 2

@@ -228,3 +228,12 @@ def test_making_a_key_needs_nothing_of_a_server(home: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout.splitlines()[1] == "[]", ran.stderr
+
+
+def test_keys_are_made_and_listed_in_a_directory_that_is_named(home: Path) -> None:
+    there = home / "elsewhere.db"
+    for words in (["--directory", str(there), "create", "a"], ["create", "b", "--directory", f"sqlite:///{there}"]):
+        assert CliRunner().invoke(main, ["keys", *words]).exit_code == 0
+    listed = CliRunner().invoke(main, ["keys", "list", "--json", "--directory", str(there)])
+    assert [key["name"] for key in json.loads(listed.stdout)] == ["a", "b"]
+    assert CliRunner().invoke(main, ["keys", "list"]).exit_code == 1

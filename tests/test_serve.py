@@ -395,3 +395,10 @@ def test_who_does_not_end_in_time_is_not_waited_for(tmp_path: Path) -> None:
             )  # and this one
             begun = time.monotonic()
     assert time.monotonic() - begun < 15, "not as long as the body may take"
+
+
+def test_a_directory_that_cannot_be_opened_is_said_before_it_is_ready(home: Path) -> None:
+    (home / "keys").mkdir()
+    refused = simonides("serve", "--port", "0", "--directory", f"sqlite:///{home / 'keys'}", "--embedder", "none")
+    assert refused.exit_code == 5 and "keys cannot be opened" in refused.stderr
+    assert "ready" not in refused.output

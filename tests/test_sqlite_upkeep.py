@@ -8,9 +8,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from simonides import AsyncMemory
+from simonides.errors import Damaged
 from simonides.kinds import Note
 from simonides.query import Query
-from simonides.record import Record, Scope
+from simonides.record import Record, Scope, now
 from simonides.store import Batch
 from simonides.stores import sqlite
 from simonides.testing.stores.steps import embedded, unit
@@ -68,3 +70,14 @@ async def test_a_rebuild_keeps_what_belongs_to_a_record(store: sqlite.SqliteStor
         extent = await store.extent(HERE, model)
         assert (extent.slots, extent.holes, await store.holes(HERE, model, after=0)) == (3, 1, [1])
     assert await store.models() == {"small": 2, "large": 2}
+
+
+async def test_a_file_that_is_not_as_it_was_made_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    async with AsyncMemory(path, embedder="none") as memory:
+        kept = await memory.remember("something")
+        apsw.Connection(str(path)).execute("DROP TABLE recalls")
+        assert memory._store is not None
+        for call in (memory._store.recalled({kept.ref: now()}), memory._store.recalls(kept.scope, [kept.id])):
+            with pytest.raises(Damaged, match="no such table"):
+                await call

@@ -24,6 +24,7 @@ from .shapes import (
     Limit,
     Moment,
     Name,
+    OwnId,
     RecordShape,
     Said,
     Shape,
@@ -124,7 +125,7 @@ class Begin(Asked):
     pinned: bool | None = None
     metadata: dict[str, JsonValue] | None = None
     at: Moment | None = Field(None, description="When it began; default: with its first message, or now.")
-    id: Name | None = Field(None, description="The caller's own id: the same write twice is one.")
+    id: OwnId | None = Field(None, description="The caller's own id: the same write twice is one.")
     wait: Wait = "indexed"
 
 

@@ -32,6 +32,7 @@ from .shapes import (
     Moment,
     Name,
     Names,
+    OwnId,
     Records,
     RecordShape,
     Said,
@@ -87,7 +88,7 @@ class Remember(Given):
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
     name: Name | None = Field(None, description="The speaker's name.")
     at: Moment | None = Field(None, description="When it was said or began to be true.")
-    id: Name | None = Field(None, description="The caller's own id: the same write twice is one.")
+    id: OwnId | None = Field(None, description="The caller's own id: the same write twice is one.")
     title: Name | None = Field(None, description="Of the conversation, where it is new.")
     part_of: Name | None = Field(None, description="The id of what it is part of.")
     links: Annotated[list[LinkAsked], Field(max_length=100)] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x20\x7f\x85*%?][^\x00-\x1f\x7f]*$"  # not spaces and wildcards alone
 
@@ -26,6 +26,16 @@ Moment = Annotated[
 ]
 
 
+ADDRESSES = ("count", "versions")  # what stands at the place of an id in addresses of ours
+
+
+def _free(id: str) -> str:
+    if id in ADDRESSES:
+        raise ValueError(f"{id!r} is an address of this API, where no record could be asked for: choose another id")
+    return id
+
+
+OwnId = Annotated[Name, AfterValidator(_free), Field(json_schema_extra={"not": {"enum": list(ADDRESSES)}})]
 Importance = Annotated[int, Field(ge=1, le=10)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=100)]
 Scalar = str | int | float | bool | None
@@ -100,7 +110,7 @@ class Said(Strict):
     role: Literal["user", "assistant", "system", "tool", "developer"] | None = None
     name: Name | None = Field(None, description="The speaker's name.")
     at: Moment | None = Field(None, description="When it was said.")
-    id: Name | None = Field(None, description="The caller's own id: the same write twice is one.")
+    id: OwnId | None = Field(None, description="The caller's own id: the same write twice is one.")
     labels: list[Name] | None = None
     importance: Importance | None = None
     pinned: bool | None = None

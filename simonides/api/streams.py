@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
-from itertools import islice
 from pathlib import Path
 
 from pydantic import Field
 
 from .. import importers
+from ..errors import Conflict
 from ..exports import header, line
 from ..importer import Problem
 from ..record import Record
@@ -22,8 +22,14 @@ from .memories import FILTERS, picked
 from .operation import Call
 from .shapes import Asked, Shape, Which
 
-BATCH = 500  # records that are written at once
+BATCH = 500  # records that are read or written at once, at most …
+BATCH_BYTES = 2 * 2**20  # … and about so much of what they say
+FIRST = 32  # records of the first page of an export: nobody knows yet how long they are
 PROBLEMS_MAX = 100  # that an answer tells
+TAKEN = (
+    "an id in this file is taken in this space by something else, or its versions do not follow those that are there; "
+    "what came before it was taken in, but for the last few"
+)
 
 
 class Export(Which):
@@ -35,16 +41,17 @@ async def export(asked: Export, call: Call) -> AsyncGenerator[bytes]:
 
     What is wrong with the question is raised before anything is yielded.
     """
-    before, place = header() + b"\n", None
+    before, place, limit = header() + b"\n", None, FIRST
     while True:
         found = await call.memory.versions(
-            after=place, limit=BATCH, **{**picked(asked, FILTERS), "archived": True, "ended": True}, **call.whose
+            after=place, limit=limit, **{**picked(asked, FILTERS), "archived": True, "ended": True}, **call.whose
         )
         await call.stays()
-        yield before + b"".join(line(record) + b"\n" for record in found)
+        page = before + b"".join(line(record) + b"\n" for record in found)
+        yield page
         if (place := found.next) is None:
             return
-        before = b""
+        before, limit = b"", max(1, min(BATCH, 2 * limit, limit * BATCH_BYTES // max(1, len(page))))
 
 
 class Import(Asked):
@@ -77,8 +84,13 @@ async def take_in(path: Path, name: str, call: Call, *, ids: bool = False) -> Js
         versions = [record for record in records if record.known.since]
         others = [record for record in records if not record.known.since]
         read += len(records)
-        new += await call.memory.restore(versions) if versions else 0
-        kept = await call.memory.keep(others) if others else []
+        try:
+            new += await call.memory.restore(versions) if versions else 0
+            kept = await call.memory.keep(others) if others else []
+        except Conflict:
+            if call.principal.user is None:
+                raise
+            raise Conflict(TAKEN) from None  # nor whose it is, nor how many versions it has
         new += len(kept)
         known += [record.id for record in kept] if ids else []
     place = await call.memory.position()
@@ -90,7 +102,13 @@ async def take_in(path: Path, name: str, call: Call, *, ids: bool = False) -> Js
 
 
 def _next(found: Iterator[Record | Problem]) -> list[Record | Problem]:
-    return list(islice(found, BATCH))
+    batch, size = list[Record | Problem](), 0
+    for each in found:
+        batch.append(each)
+        size += len(each.text) if isinstance(each, Record) else 0
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            break
+    return batch
 
 
 class Events(Asked):

@@ -123,7 +123,7 @@ async def position(asked: Asked, call: Call) -> Json:
     return {"written": place.written, "indexed": place.indexed}
 
 
-class Part(Shape):
+class PartShape(Shape):
     name: str
     works: bool
     fallback: bool = Field(description="It works, but not as it should; says says why.")
@@ -134,13 +134,13 @@ class Health(Shape):
     status: Literal["ok", "degraded", "down"]
     version: str
     uptime_seconds: float
-    parts: list[Part]
+    parts: list[PartShape]
 
 
 class Capabilities(Shape):
     version: str
     operations: list[str]
-    parts: list[Part]
+    parts: list[PartShape]
 
 
 ROWS = (stats, changes, position, get_task, doctor, rebuild)

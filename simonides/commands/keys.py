@@ -21,8 +21,28 @@ from .remember import remark
 T = TypeVar("T")
 
 
+ELSEWHERE = "simonides.directory"  # in the context's `meta`
+
+
+def _take_directory(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[ELSEWHERE] = value
+
+
+def elsewhere() -> click.Option:
+    """Return the option that says which directory; each command takes it, before its name or after."""
+    said = "The directory that holds the keys; default: the setting `directory`, or beside the store."
+    return click.Option(["--directory"], metavar="URL|PATH", help=said, expose_value=False, callback=_take_directory)
+
+
+class OfKeys(Command):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["params"] = [*(kwargs.get("params") or ()), elsewhere()]
+        super().__init__(*args, **kwargs)
+
+
 class Keys(click.Group):
-    command_class = Command
+    command_class = OfKeys
     section = SERVE
     example = "simonides keys create laptop --user marta --spaces main --expires 90d\nsimonides keys list"
 
@@ -34,7 +54,7 @@ class Keys(click.Group):
         format_examples(self.example, formatter)
 
 
-@click.group(cls=Keys, params=common(hidden=True))
+@click.group(cls=Keys, params=[elsewhere(), *common(hidden=True)])
 def keys() -> None:
     """Make, list and revoke the keys that open a server."""
 
@@ -148,7 +168,8 @@ def _asked_of(asked: Asked, question: Callable[[Directory], Coroutine[Any, Any, 
 
 
 def _url(asked: Asked) -> str:
-    return keys_url(asked.settings.store_url, serving().directory)
+    named = click.get_current_context().meta.get(ELSEWHERE)
+    return keys_url(asked.settings.store_url, named or serving().directory)
 
 
 def _is_there(asked: Asked) -> bool:

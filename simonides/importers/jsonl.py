@@ -67,20 +67,25 @@ class _Talk:
     thread: Thread
     last: datetime | None = None
     place: int = 0
-    same: Counter[str] = field(default_factory=Counter)
+    same: Counter[bytes] | None = None
 
     def moment(self, own: datetime | None) -> datetime | None:
         at = own or (after(self.last) if self.place else self.thread.since)
         if at != self.last:
-            self.same.clear()
+            self.same = None
         self.last, self.place = at, self.place + 1
         return at
 
     def native(self, at: datetime | None, *said: str) -> list[str]:
-        """Name a message that bears no name by what it says and when; said again at that very time, it is another."""
-        digest = hashlib.sha256("\x1f".join(said).encode("utf-8", "surrogatepass")).hexdigest()
+        """Name a message that bears no name by what it says and when, or else its place; said again at that very time,
+        it is another.
+        """
+        digest = hashlib.sha256("\x1f".join(said).encode("utf-8", "surrogatepass")).digest()
+        if at is None:
+            return [digest.hex(), str(self.place)]
+        self.same = self.same or Counter()
         self.same[digest] += 1
-        return [digest, at.isoformat() if at else str(self.place), str(self.same[digest])]
+        return [digest.hex(), at.isoformat(), str(self.same[digest])]
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,6 +29,7 @@ from ..record import now
 
 FAILURES_MAX = 10  # wrong keys a minute from one address
 KNOWN_MAX = 10_000  # keys that came in lately, by their digests
+AGAIN_S = 5.0  # after which to ask again where too much is open; nobody knows when it ends
 NOTE_S = 5.0  # between two writes of when keys were used
 SHOW = "show a key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
@@ -80,6 +81,7 @@ class Gate:
         self.rate, self.failures_max = rate, failures_max
         self._directory, self._require, self._clock = directory, require, clock
         self._calls, self._failures = Counts("calls", cache, ticks), Counts("failures", cache, ticks)
+        self._held = Counter[tuple[str, str]]()
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._uses: dict[str, datetime] = {}
         self._noting: asyncio.Task[None] | None = None
@@ -112,6 +114,18 @@ class Gate:
         else:
             principal = LOCAL
         return Entered(principal, await self._count(principal))
+
+    @contextlib.contextmanager
+    def hold(self, principal: Principal, what: str, most: int) -> Iterator[None]:
+        """Count one more of what this principal has open ("streams", "imports") while it is; Limited beyond so many."""
+        if self._held[principal.name, what] >= most:
+            raise Limited(f"{most} {what} of this key are open already: end one of them first", retry_after=AGAIN_S)
+        self._held[principal.name, what] += 1
+        try:
+            yield
+        finally:
+            self._held[principal.name, what] -= 1
+            self._held += Counter()  # keeps what is above 0
 
     async def settle(self) -> None:
         """Note the uses that wait to be noted. Where the directory cannot, they wait on."""

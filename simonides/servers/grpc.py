@@ -33,7 +33,7 @@ from . import messages
 from .gate import Gate
 from .replays import Replays, Reply
 from .seeds import soma_grpc
-from .streams import spooled
+from .spool import spooled
 
 SERVICE = "simonides.v1.Memory"
 NAMED = {"Store": "remember", "StoreMany": "remember", "Recall": "recall", "Delete": "erase", "Health": "health"}
@@ -264,10 +264,11 @@ class Door:
         call = granted(self._desk, principal, asked, Permit.READ)
         if asked.after is None:
             asked = asked.model_copy(update={"after": (await call.memory.position()).written})
-        await context.send_initial_metadata(())  # who has it misses nothing of what is written from now on
-        async with self._without_end(), contextlib.aclosing(events(asked, call)) as found:
-            async for event in found:
-                await context.write(messages.answered(method, event))
+        with self._gate.hold(principal, "streams", self._desk.serving.streams_max):
+            await context.send_initial_metadata(())  # who has it misses nothing of what is written from now on
+            async with self._without_end(), contextlib.aclosing(events(asked, call)) as found:
+                async for event in found:
+                    await context.write(messages.answered(method, event))
 
     @contextlib.asynccontextmanager
     async def _without_end(self) -> AsyncIterator[None]:
@@ -306,8 +307,9 @@ class Door:
             async for data in requests:
                 yield messages.arguments(messages.parsed(method, data)).get("data", b"")
 
-        async with spooled(blocks()) as path:
-            return messages.answered(method, await take_in(path, "the file sent", call, ids=asked.ids))
+        with self._gate.hold(principal, "imports", self._desk.serving.imports_max):
+            async with spooled(blocks()) as path:
+                return messages.answered(method, await take_in(path, "the file sent", call, ids=asked.ids))
 
 
 class _Late(Exception):

@@ -25,6 +25,7 @@ from ..config import keys_url, open_backend
 from ..directory import Directory
 from ..errors import SimonidesError
 from ..memory import AsyncMemory
+from ..record import now
 from ..serving import Serving, changed
 from . import care, logs
 from .gate import Gate
@@ -94,6 +95,7 @@ async def opened(
         house = await asyncio.to_thread(built, Desk(memory, keys, told), observer)
         parts.push_async_callback(house.gate.close)
         parts.push_async_callback(house.end)
+        await keys.count(now())  # whether it can be opened is said now, not to whoever shows the first key
         await ready
         await parts.enter_async_context(house.made.router.lifespan_context(house.made))
         warming = asyncio.create_task(_warm(memory))

@@ -85,7 +85,8 @@ def app(desk: Desk, gate: Gate, *, more: Iterable[Callable[[FastAPI], None]] = (
         generate_unique_id_function=lambda route: route.name,
         separate_input_output_schemas=False,
     )
-    made.state.desk, made.state.gate, made.state.replays = desk, gate, (replays := Replays())
+    replays = Replays(erased=desk.memory._erased_behind)
+    made.state.desk, made.state.gate, made.state.replays = desk, gate, replays
     made.state.closing, made.state.at_end = asyncio.Event(), []
     desk.on_erase.append(replays.clear)
     made.add_exception_handler(SimonidesError, _refused)

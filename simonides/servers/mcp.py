@@ -22,9 +22,10 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from ..api import Desk
-from ..errors import Invalid, SimonidesError
+from ..errors import Invalid, Limited, SimonidesError
 from ..memory import AsyncMemory
 from ..serving import Serving
+from .gate import Gate
 from .problems import problem, refusal
 from .tool import Visit
 
@@ -53,7 +54,7 @@ def mount(app: FastAPI, desk: Desk | None = None) -> None:
     `/mcp?tools=all` shows other tools; `user`, `agent`, `session` and `space` say whose memory it is about, within what
     the key opens.
     """
-    door = Door(desk or app.state.desk)
+    door = Door(desk or app.state.desk, app.state.gate)
     app.router.routes.append(Route(PATH, door, include_in_schema=False))
     before = app.router.lifespan_context
 
@@ -71,8 +72,8 @@ def mount(app: FastAPI, desk: Desk | None = None) -> None:
 class Door:
     """An ASGI application. A session belongs to whoever opened it: to any other key it does not exist."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, gate: Gate) -> None:
+        self._desk, self._gate = desk, gate
         self._opening = asyncio.Lock()
         self._closing = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -91,7 +92,14 @@ class Door:
             return
         scope["state"]["visitor"] = visitor
         scope["user"] = _owner(visitor.visit.principal.name)
-        await inside(scope, receive, send)
+        if request.method != "GET":
+            await inside(scope, receive, send)
+            return
+        try:
+            with self._gate.hold(visitor.visit.principal, "streams", self._desk.serving.streams_max):
+                await inside(scope, receive, send)
+        except Limited as error:
+            await refusal(error)(scope, receive, send)
 
     async def close(self) -> None:
         """End the sessions."""

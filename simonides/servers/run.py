@@ -22,7 +22,7 @@ from ..errors import Forbidden, SimonidesError, Unavailable
 from ..record import now
 from ..serving import Serving, hide
 from ..version import VERSION
-from . import logs
+from . import logs, spool
 from .house import House, opened
 
 BACKLOG = 2048
@@ -53,6 +53,7 @@ async def _serve(
     store: str | None, serving: Serving, flags: Mapping[str, Any], seen: Stamps, as_json: bool, **given: str | None
 ) -> None:
     sockets = bound(serving.host, serving.port)
+    sweeping = asyncio.create_task(asyncio.to_thread(spool.sweep))
     try:
         async with opened(store, serving, **given) as house:
             await _check_keys(house)
@@ -64,6 +65,7 @@ async def _serve(
                     async with _watching(house, flags, seen):
                         await server.serve(sockets)
     finally:
+        await sweeping
         for each in sockets:
             each.close()
 

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
-from collections.abc import AsyncIterable, AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
-import anyio
 import msgspec
 from fastapi import FastAPI, Header, Query, Request
 from pydantic import ConfigDict, Field
 from sse_starlette.sse import EventSourceResponse
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..access import Permit
 from ..api import PREFIX, Desk
 from ..api.operation import granted, read
 from ..api.streams import Events, Export, Import, Imported, events, export, take_in
-from ..errors import Full, Invalid, Unauthorized
+from ..errors import Unauthorized
+from .gate import Gate
 from .http import json_of, once_only, principal_of, problems_of
+from .spool import spooled
 
-IMPORT_MAX = 64 * 2**30  # bytes of one import
 PING_S = 15  # between two signs of life in a stream of events
 
 
@@ -44,6 +43,7 @@ class EventsQuery(Events):
 
 def mount(made: FastAPI) -> None:
     desk: Desk = made.state.desk
+    gate: Gate = made.state.gate
 
     @made.get(
         f"{PREFIX}/export",
@@ -85,8 +85,9 @@ def mount(made: FastAPI) -> None:
     async def import_all(request: Request, query: Annotated[ImportQuery, Query()]) -> Response:
         once_only(request)
         call = granted(desk, principal_of(request), query, Permit.WRITE)
-        async with spooled(request.stream()) as path:
-            found = await take_in(path, "the file sent", call, ids=query.ids)
+        with gate.hold(call.principal, "imports", desk.serving.imports_max):
+            async with spooled(request.stream()) as path:
+                found = await take_in(path, "the file sent", call, ids=query.ids)
         return Response(msgspec.json.encode(found), 200 if found["indexed"] else 202, None, "application/json")
 
     @made.get(
@@ -107,7 +108,20 @@ def mount(made: FastAPI) -> None:
         if last_event_id is not None:
             query = query.model_copy(update={"after": int(last_event_id)})
         call = granted(desk, principal_of(request), query, Permit.READ)
-        return EventSourceResponse(_told(query, call), ping=PING_S)
+        held = gate.hold(call.principal, "streams", desk.serving.streams_max)
+        return Held(_told(query, call), held)
+
+
+class Held(EventSourceResponse):
+    """A stream of events, which counts as one that is open while it is."""
+
+    def __init__(self, content: AsyncIterator[dict[str, str]], held: AbstractContextManager[None]) -> None:
+        super().__init__(content, ping=PING_S)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
 
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -120,29 +134,3 @@ async def _told(asked: Events, call: Any) -> AsyncIterator[dict[str, str]]:
     with contextlib.suppress(Unauthorized):  # the key was closed: whoever comes back will hear so
         async for event in events(asked, call):
             yield {"event": event["did"], "id": str(event["seq"]), "data": json.dumps(event, ensure_ascii=False)}
-
-
-@contextlib.asynccontextmanager
-async def spooled(blocks: AsyncIterable[bytes]) -> AsyncIterator[Path]:
-    """Give what is sent as a file that only its owner reads, and that is gone afterwards."""
-    handle, name = tempfile.mkstemp(prefix="simonides-import-")
-    path = anyio.Path(name)
-    try:
-        size = 0
-        async with await anyio.open_file(handle, "wb") as file:
-            async for block in blocks:
-                size += len(block)
-                if size > IMPORT_MAX:
-                    raise Invalid("the import is too large: send it in parts")
-                try:
-                    await file.write(block)
-                except OSError as error:
-                    raise Full("there is no room for the file that was sent") from error
-        if not size:
-            raise Invalid("nothing was sent to import")
-        yield Path(name)
-    except ClientDisconnect:
-        raise Invalid("the import broke off: nothing of it was taken in") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            await path.unlink()

@@ -790,6 +790,8 @@ def _translated(error: BaseException, path: str | None) -> BaseException:
             return Unavailable(f"{path} cannot be opened or written: {error}")
         case apsw.IOError():
             return Unavailable(f"{path}: the disk did not do as it was told ({error})")
+        case apsw.SQLError() | apsw.SchemaChangeError() | apsw.ConstraintError():
+            return Damaged(f"{path} is not as it was made ({error}): see `simonides doctor`, or restore an export")
     return error
 
 

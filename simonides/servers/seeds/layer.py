@@ -34,7 +34,7 @@ class Added(BaseModel):
     id: str
 
 
-class Search(BaseModel):
+class SearchTexts(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
@@ -42,7 +42,7 @@ class Search(BaseModel):
     session_id: Name | None = None
 
 
-class Memory(BaseModel):
+class KeptText(BaseModel):
     id: str
     session_id: str | None
     user_id: str | None
@@ -51,17 +51,17 @@ class Memory(BaseModel):
     metadata: dict[str, JsonValue]
 
 
-class Scored(Memory):
+class ScoredText(KeptText):
     score: float
 
 
-class Results(BaseModel):
-    results: list[Scored]
+class FoundTexts(BaseModel):
+    results: list[ScoredText]
 
 
 class History(BaseModel):
     session_id: str
-    messages: list[Memory]
+    messages: list[KeptText]
     next: str | None
 
 
@@ -94,8 +94,8 @@ def mount(made: FastAPI) -> None:
         record = said["record"] if "record" in said else said["results"][0]
         return {"task_id": said["task"] or f"log-{place['written']}", "id": body.id or record["id"]}
 
-    @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=Results, responses=ERRORS)
-    async def search_memory(request: Request, body: Search) -> Any:
+    @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=FoundTexts, responses=ERRORS)
+    async def search_memory(request: Request, body: SearchTexts) -> Any:
         """Search by meaning."""
         said = await asked(request, "recall", text=body.query, limit=body.top_k, session=body.session_id)
         return {"results": [{**_memory(hit["record"]), "score": hit["score"]} for hit in said["hits"]]}

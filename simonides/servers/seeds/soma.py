@@ -62,7 +62,7 @@ class Scored(Memory):
     score: float
 
 
-class Found(BaseModel):
+class FoundPayloads(BaseModel):
     memories: list[Scored]
 
 
@@ -113,13 +113,19 @@ def mount(made: FastAPI) -> None:
         hits = (await asked(request, "recall", text=body.query, limit=limit, **more))["hits"][body.offset :]
         return {"memories": [{**_memory(hit["record"]), "score": hit["score"]} for hit in hits]}
 
-    @made.post("/memories/search", name="search_payloads", tags=["coordinates"], response_model=Found, responses=ERRORS)
+    @made.post(
+        "/memories/search", name="search_payloads", tags=["coordinates"], response_model=FoundPayloads, responses=ERRORS
+    )
     async def search_payloads(request: Request, body: Search) -> Any:
         """Search the payloads by meaning and words."""
         return await search(request, body)
 
     @made.get(
-        "/memories/search", name="search_payloads_by_url", tags=["coordinates"], response_model=Found, responses=ERRORS
+        "/memories/search",
+        name="search_payloads_by_url",
+        tags=["coordinates"],
+        response_model=FoundPayloads,
+        responses=ERRORS,
     )
     async def search_payloads_by_url(
         request: Request,

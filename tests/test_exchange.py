@@ -1,0 +1,220 @@
+"""Whole memories in and out of a running server: in memory that does not grow, within limits, and leaving nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import PATIENCE_S, Served, child, served, until
+
+from simonides import Memory
+from simonides.intake import take_in
+from simonides.record import Scope
+from simonides.servers import spool
+from simonides.serving import Serving
+
+MB = 2**20
+SENT = 60 * MB
+GROWS_BY = 90 * MB  # at most, while that goes in and out: what the caches of the database and buffers take
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="files are held by locks of POSIX")
+
+
+def own_memory(pid: int) -> int:
+    """Return the bytes of a process that are its own: not those of files that it has mapped."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Anonymous:"))
+
+
+@contextlib.contextmanager
+def highest(pid: int) -> Iterator[list[int]]:
+    """Give a list whose last number is how much memory of its own the process ever had meanwhile."""
+    peak, done = [own_memory(pid)], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            peak.append(max(peak[-1], own_memory(pid)))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        looking.join()
+
+
+def lines(size: int, seed: int) -> Iterator[bytes]:
+    """Yield messages as JSON lines, about so many bytes: long words, so that indexing them costs little."""
+    drawn, number = random.Random(seed), 0
+    while size > 0:
+        words = " ".join(f"{drawn.getrandbits(512):x}" for _ in range(500))
+        line = json.dumps({"session": f"{seed}-{number // 20}", "role": "user", "content": words}).encode() + b"\n"
+        yield line
+        size, number = size - len(line), number + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell memory")
+def test_large_files_go_in_and_out_in_memory_that_does_not_grow(home: Path) -> None:
+    with child(home, SIMONIDES_EMBEDDER="none") as server, httpx.Client(base_url=server.url, timeout=300) as client:
+        assert client.post("/api/v1/import", content=lines(3 * MB, 1)).json()["new"] > 40
+        before = own_memory(server.process.pid)
+        with highest(server.process.pid) as peak:
+            said = client.post("/api/v1/import", content=lines(SENT, 2)).json()
+            assert said["problems_count"] == 0 and said["new"] == said["read"]
+            got = 0
+            with client.stream("GET", "/api/v1/export", headers={"Accept-Encoding": "identity"}) as answer:
+                for block in answer.iter_raw():
+                    got += len(block)
+        assert got > SENT
+        assert peak[-1] - before < GROWS_BY, f"{before / MB:.0f} MB, then {peak[-1] / MB:.0f} MB"
+
+
+# -- what is sent lies in a file meanwhile -------------------------------------------------------------------------
+
+
+@posix
+def test_what_a_killed_server_was_sent_is_gone_once_it_starts_again(home: Path) -> None:
+    place, hold = home / "spool", threading.Event()
+    place.mkdir()
+
+    def body() -> Iterator[bytes]:
+        yield b'{"content": "the safe is behind the mirror"}\n'
+        hold.wait(PATIENCE_S)
+
+    def send(url: str) -> None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{url}/api/v1/import", content=body(), timeout=PATIENCE_S)
+
+    with child(home, TMPDIR=str(place), SIMONIDES_EMBEDDER="none") as server:
+        sending = threading.Thread(target=send, args=(server.url,))
+        sending.start()
+        until(lambda: any(place.glob("simonides-import-*")))
+        server.process.kill()
+        server.process.wait()
+    hold.set()
+    sending.join()
+    assert len(list(place.glob("simonides-import-*"))) == 1
+    with child(home, TMPDIR=str(place), SIMONIDES_EMBEDDER="none") as server:
+        until(lambda: not any(place.glob("simonides-import-*")))
+        assert server.stop() == 0
+
+
+@posix
+def test_what_a_living_process_is_sent_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "simonides-import-left").write_text("what was said")
+    (tmp_path / "others").write_text("not ours")
+    (tmp_path / "simonides-import-link").symlink_to(tmp_path / "others")
+    with spool._held() as (_, path):
+        assert spool.sweep() == 1
+        assert path.exists() and (tmp_path / "others").exists()
+    assert not path.exists()
+
+
+# -- how much at once ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with served(serving=Serving(port=0, directory="memory:", streams_max=1, imports_max=1)) as found:
+        yield found
+
+
+def limited(answer: httpx.Response) -> bool:
+    if answer.status_code != 429:
+        return False
+    assert answer.json()["code"] == "limited" and int(answer.headers["retry-after"]) >= 1
+    return True
+
+
+def streamed(client: httpx.Client, url: str, **more: dict[str, str]) -> httpx.Response:
+    """Return the answer to a question for a stream, without waiting for its end."""
+    with client.stream("GET", url, **more) as answer:  # type: ignore[arg-type]
+        if answer.status_code != 200:
+            answer.read()
+        return answer
+
+
+def test_a_key_has_so_many_streams_of_events_open(server: Served) -> None:
+    events = f"{server.url}/api/v1/events"
+    with httpx.Client(timeout=PATIENCE_S) as client:
+        with client.stream("GET", events) as first:
+            assert first.status_code == 200
+            assert limited(streamed(client, events))
+        until(lambda: streamed(client, events).status_code == 200)
+
+
+def test_so_with_those_of_mcp(server: Served) -> None:
+    begin = {
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
+    }  # fmt: skip
+    takes = {"Accept": "application/json, text/event-stream"}
+    with httpx.Client(timeout=PATIENCE_S) as client:
+        sessions = []
+        for _ in range(2):
+            begun = client.post(f"{server.url}/mcp", json=begin, headers=takes)
+            sessions.append(takes | {"Mcp-Session-Id": begun.headers["mcp-session-id"]})
+        with client.stream("GET", f"{server.url}/mcp", headers=sessions[0]) as first:
+            assert first.status_code == 200
+            assert limited(streamed(client, f"{server.url}/mcp", headers=sessions[1]))
+            assert client.post(f"{server.url}/mcp", json=begin, headers=takes).status_code == 200
+        until(lambda: streamed(client, f"{server.url}/mcp", headers=sessions[1]).status_code == 200)
+
+
+def test_a_key_sends_so_many_imports_at_once(server: Served) -> None:
+    imports, begun, hold = f"{server.url}/api/v1/import", threading.Event(), threading.Event()
+    line, found = b'{"role": "user", "content": "a line"}\n', list[httpx.Response]()
+
+    def body() -> Iterator[bytes]:
+        yield line
+        begun.set()
+        assert hold.wait(PATIENCE_S)
+
+    first = threading.Thread(target=lambda: found.append(httpx.post(imports, content=body(), timeout=PATIENCE_S)))
+    first.start()
+    assert begun.wait(PATIENCE_S)
+    until(lambda: limited(httpx.post(imports, content=line)))
+    hold.set()
+    first.join()
+    assert found[0].json()["read"] == 2  # the conversation of the file, and what is said in it
+    assert httpx.post(imports, content=line).status_code in (200, 202)
+
+
+# -- at a terminal -------------------------------------------------------------------------------------------------
+
+
+def test_progress_goes_on_with_what_is_kept_not_with_what_is_read(tmp_path: Path) -> None:
+    path, told = tmp_path / "talk.jsonl", list[int]()
+    path.write_text(
+        "".join(json.dumps({"role": "user", "content": f"line {n} " + "x" * 60}) + "\n" for n in range(900))
+    )
+    size = path.stat().st_size
+    assert size < 256 * 1024  # read at once
+    with Memory(":memory:", embedder="hashing:") as memory:
+        take_in(memory, [path], Scope(tenant="default", space="main"), told.append)
+    assert told == sorted(told) and told[0] < size / 2 and len(set(told)) > 5 and told[-1] == size
+
+
+def test_what_is_slow_is_kept_in_smaller_parts(tmp_path: Path) -> None:
+    path, told = tmp_path / "talk.jsonl", list[float]()
+    path.write_text("".join(json.dumps({"role": "user", "content": f"line {n}"}) + "\n" for n in range(400)))
+
+    class Slow:
+        def keep(self, records: list[object]) -> list[object]:
+            told.append(len(records))
+            time.sleep(0.005 * len(records))
+            return records
+
+    take_in(Slow(), [path], Scope(tenant="default", space="main"))  # type: ignore[arg-type]
+    assert told[0] == 128 and min(told[1:-1]) < 128 and sum(told) == 401
