@@ -142,6 +142,14 @@ _stem = _Stems().__getitem__
 _STOP_STEMS = frozenset(_stem(word) for word in STOP)
 
 
+def _at_the_beginning(trace: str) -> str:
+    """Return a pattern for the trace at the beginning of a run. It looks back behind the first character: an expression
+    that begins with a choice of characters skips all others at once.
+    """
+    first = re.escape(trace[0])
+    return f"{first}(?<![a-z0-9]{first}){re.escape(trace[1:])}"
+
+
 class Counter:
     """Counts how often texts say certain terms; quicker than making terms of each text, since most say few of them."""
 
@@ -150,8 +158,8 @@ class Counter:
         self._places = {term: place for place, term in enumerate(self.terms)}
         self._traces = traces(self.terms)
         ascii_traces = sorted((trace for trace in self._traces if trace.isascii()), key=len, reverse=True)
-        alternatives = "|".join(re.escape(trace) for trace in ascii_traces) or "(?!)"
-        self._runs = re.compile(rf"(?<![a-z0-9])(?:{alternatives})[a-z0-9]*")
+        alternatives = "|".join(map(_at_the_beginning, ascii_traces)) or "(?!)"
+        self._runs = re.compile(rf"(?:{alternatives})[a-z0-9]*")
 
     def counts(self, text: str) -> list[tuple[int, int]]:
         """Return (the term's place among the terms, how often) for the terms that the text says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,4 +189,36 @@ async def test_conversations_are_listed_by_what_is_less(
     found, steps = await planned(store, store.find(query))
     assert [record.id for record in found] == meant(query)
     assert f"records_{way}" in steps
+    await store.close()
+
+
+async def test_how_far_vectors_reach_is_read_again_only_after_a_commit_of_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unread(work: Any) -> None:
+        raise AssertionError("nobody has written since it was read")
+
+    mine, theirs = (sqlite.open(f"sqlite:///{tmp_path}/me.db") for _ in range(2))
+    vectors = np.ones((1, 4), np.float32)
+    for count, note in enumerate(NOTES[:3], 1):
+        embedding = Embedding(ref=Ref("default", "main", note.id), version=1, model="m", vectors=vectors)
+        await theirs.commit(Batch(put=(note,), embeddings=(embedding,)))
+        assert (await mine.extent(HERE, "m")).slots == count
+        assert (await mine.extent(HERE, "other")).slots == 0
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "_read", unread)
+            assert (await mine.extent(HERE, "m")).slots == count
+    assert (await mine.extent(Scope(space="else"), "m")).slots == 0
+    for store in (mine, theirs):
+        await store.close()
+
+
+async def test_what_owners_told_of_is_found_without_looking_its_id_up() -> None:
+    store = await filled()
+    query = Query(scope=HERE, ids=frozenset({"7", "9"}))
+    _, plan = await planned(store, store.find(query))
+    assert "records_id" in plan
+    await store.owners(Query(scope=HERE), "m", range(len(NOTES)))
+    found, plan = await planned(store, store.find(query))
+    assert [record.id for record in found] == ["7", "9"] and "records_id" not in plan
     await store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,12 @@ async def gather(question: Question, query: Query, means: Means, effort: Effort)
     pool, store = Pool(), means.store
     if query.kinds is None:
         query = dataclasses.replace(query, kinds=SAYING)
-    recent = asyncio.ensure_future(store.find(_of(query, newest=True, limit=RECENT)))
-    near, (by_words, spread), exact, when, recently, pinned = await asyncio.gather(
-        _near_as_foreseen(question, query, means, effort, recent),
+    recently = await store.find(_of(query, newest=True, limit=RECENT))
+    near, (by_words, spread), exact, when, pinned = await asyncio.gather(
+        _near(_nameless(question, recently), query, means, effort),  # as if those who spoke last were all who speak
         _words_and_spread(question, query, store, effort.words),
         _exact(question, query, store),
         _when(question, query, store),
-        recent,
         store.find(_of(query, pinned=True, newest=True, limit=PINNED)) if query.pinned is None else _nothing(),
     )
     pool.versions, pool.frequencies = spread
@@ -132,13 +131,6 @@ class Near:
     nearest: Sequence[tuple[Record, float]] = ()  # with their cosines
     unrelated: float = 0.0
     note: str | None = None
-
-
-async def _near_as_foreseen(
-    question: Question, query: Query, means: Means, effort: Effort, recent: Awaitable[Sequence[Record]]
-) -> Near:
-    """Look for what is near while the other arms still look, as if those who spoke last were all who speak."""
-    return await _near(_nameless(question, await recent), query, means, effort)
 
 
 def _nameless(question: Question, records: Iterable[Record]) -> tuple[str, ...]:

@@ -171,7 +171,8 @@ def boosted(relevance: float, record: Record, question: Question) -> float:
     """Return the relevance with its odds raised by at most 14 %, so that no boost lifts what is irrelevant over what is
     relevant.
     """
-    age = max(0.0, (question.at - record.at).total_seconds() / 86_400) if record.at else 0.0
+    at = record.at
+    age = max(0.0, (question.at - at).total_seconds() / 86_400) if at else 0.0
     recency: float = 0.5 ** (age / half_life(record))
     importance = (record.importance - IMPORTANCE) / (10 - IMPORTANCE)
     relevance = max(relevance, AT_HAND if record.pinned else 0.0)

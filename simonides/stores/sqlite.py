@@ -63,6 +63,10 @@ MANY = 1_000  # versions that one statement takes
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
 LINES = "SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session"
+MAPPED = 1 << 28  # bytes of the file that each connection maps, from its beginning; the rest of a large one is read.
+# A mapped page costs nothing to look at again, but three to five times as much as one that is read at the first time.
+KEPT = 8192  # KB of pages that a reader keeps; the writer, which holds what it has not written yet, four times as many
+PLACED, EXTENTS = 10_000, 1_000  # rows in which ids were met, and extents, that are remembered
 
 T = TypeVar("T")
 Write = Callable[[apsw.Connection, int, Version, datetime], list[Change]]
@@ -86,6 +90,8 @@ class SqliteStore:
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
+        self._places: dict[tuple[int, str], int] = {}  # the row where `owners` met an id
+        self._extents: dict[tuple[tuple[str, str], str], tuple[int | None, Extent]] = {}  # with what the watch saw
         self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
         self._heads: dict[tuple[str, str] | None, tuple[int | None, int]] = {}  # what the watch saw, the last line then
@@ -259,6 +265,27 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return []
+        if placed := self._placed(db, query, realm):
+            rest = (query.ids or frozenset()) - placed.keys()
+            others = self._looked_up(db, dataclasses.replace(query, ids=rest), realm) if rest else []
+            return sorted([*placed.values(), *others], key=lambda record: record.id)
+        return self._looked_up(db, query, realm)
+
+    def _placed(self, db: apsw.Connection, query: Query, realm: int) -> dict[str, Record]:
+        """Return, by id, those of the records asked for by id that are where the index's question met them.
+
+        Only the latest version of a record matches, so what is there and matches is it. The rest is to be looked up.
+        """
+        ids, ordered = query.ids or frozenset(), query.newest or query.after is not None
+        places = sorted(row for id in ids if (row := self._places.get((realm, id))))
+        if not places or ordered or query.limit < len(ids) or query.any_time or query.known_at is not None:
+            return {}
+        where, values = rows.where(dataclasses.replace(query, ids=None), realm, of_given=True)
+        sql = f"SELECT {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value WHERE {where}"
+        found = (rows.as_record(row, query.scope) for row in _all(db, sql, (_listed(places), *values)))
+        return {record.id: record for record in found if record.id in ids}
+
+    def _looked_up(self, db: apsw.Connection, query: Query, realm: int) -> list[Record]:
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
         before, sort, ways = _directed(db, query, realm)
         parts, values = list[str](), list[Any]()
@@ -449,7 +476,15 @@ class SqliteStore:
     # -- vectors -------------------------------------------------------------------------------------------------
 
     async def extent(self, scope: Scope, model: str) -> Extent:
-        return await self._read(lambda db: self._extent(db, scope, model))
+        """Ask the watch, as `head` does; only where it saw a commit, read."""
+        name, seen = (scope.realm, model), self._watch.seen()
+        kept = self._extents.get(name)
+        if seen is None or kept is None or kept[0] != seen:
+            kept = await self._read(lambda db: (self._watch.look(), self._extent(db, scope, model)))
+            if len(self._extents) >= EXTENTS:
+                self._extents.clear()
+            self._extents[name] = kept
+        return kept[1]
 
     def _extent(self, db: apsw.Connection, scope: Scope, model: str) -> Extent:
         sql = "SELECT grp, slots, holes FROM groups WHERE realm = ? AND model = ?"
@@ -515,11 +550,14 @@ class SqliteStore:
             where, values = sqlite_rows.where(query, realm, of_given=True)
             base = group << 32
             sql = (
-                "SELECT v.vector - ?, r.id, v.value FROM json_each(?) j CROSS JOIN vectors v ON v.vector = ? + j.value"
-                f" CROSS JOIN records r ON r.row = v.row WHERE {where}"
+                "SELECT v.vector - ?, r.id, v.value, r.row FROM json_each(?) j"
+                f" CROSS JOIN vectors v ON v.vector = ? + j.value CROSS JOIN records r ON r.row = v.row WHERE {where}"
             )
-            wanted = msgspec.json.encode([int(slot) for slot in slots]).decode()
-            return _all(db, sql, (base, wanted, base, *values))
+            found = _all(db, sql, (base, _listed(int(slot) for slot in slots), base, *values))
+            if len(self._places) >= PLACED:
+                self._places.clear()
+            self._places.update({(realm, id): row for _, id, _, row in found})
+            return [(slot, id, half) for slot, id, half, _ in found]
 
         return await self._read(read)
 
@@ -639,8 +677,8 @@ class SqliteStore:
             connection.set_busy_timeout(BUSY_MS)
             connection.create_scalar_function("holds", sqlite_rows.holds, 2, deterministic=True)  # type: ignore[arg-type]
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute("PRAGMA mmap_size = 2147483648")
-            connection.execute("PRAGMA cache_size = -32768")
+            connection.execute(f"PRAGMA mmap_size = {MAPPED}")
+            connection.execute(f"PRAGMA cache_size = -{4 * KEPT}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         except (apsw.Error, OSError) as error:
             raise _translated(error, self._path) from error
@@ -652,7 +690,7 @@ class SqliteStore:
         frozen = copy.copy(self)
         frozen._realms, frozen._fresh, frozen._frequencies, frozen._samples = {}, {}, {}, {}
         frozen._writer, frozen._watch, frozen._frozen = Refusing(), Watch(None), True
-        frozen._heads = {}
+        frozen._heads, frozen._places, frozen._extents = {}, {}, {}
         frozen._readers = ThreadPoolExecutor(1, thread_name_prefix="simonides-snapshot")
         frozen._mine, frozen._open = threading.local(), []
         try:
@@ -683,6 +721,7 @@ class SqliteStore:
                 self._mine.connection = self._connect()
                 self._mine.connection.execute(INSTANCES)
                 self._mine.connection.execute("PRAGMA query_only = ON")
+                self._mine.connection.execute(f"PRAGMA cache_size = -{KEPT}")
                 if self._frozen:
                     self._mine.connection.execute("BEGIN")
                 self._open.append(self._mine.connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from ...errors import Invalid
 from ...kinds import Fact, Message
 from ...query import Place, Query
-from ...record import Scope, now
+from ...record import ARCHIVED, Scope, now
 from ...store import Batch, Store
 from ..records import ANA, BO, OTHER, TEAM, every, fact, said
 from .steps import complaints, embedded, floats, found_texts, only, put, unit
@@ -157,6 +158,26 @@ class Vectors:
         assert await store.models() == {"small": 3}
         assert await store.models(BO) == {"small": 1}
         assert await store.models(Scope(tenant="nobody")) == {}
+
+    async def test_what_is_found_by_its_id_is_the_latest_whatever_the_owners_were(self, store: Store) -> None:
+        kept = [said(name, id=name) for name in ("a", "b", "c", "d", "e")]
+        await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
+        stays, revised, archived, _, last = kept
+        await store.owners(every(ANA), "small", range(5))
+        await store.commit(Batch(erase=(last.ref,)))
+        await put(store, said("perhaps where the erased one was"))
+        await put(store, revised.revise(body=Message(text="newer")), archived.revise(status=ARCHIVED))
+        await put(store, said("theirs", OTHER, id="e"))
+        there = Query(scope=ANA, ids=frozenset("abcde"))
+        assert await found_texts(store, there) == [stays.text, "newer", "d"]
+        assert await found_texts(store, dataclasses.replace(there, statuses=None, limit=3)) == ["a", "newer", "c"]
+        assert await found_texts(store, dataclasses.replace(there, newest=True)) == ["newer", "d", "a"]
+        assert await found_texts(store, dataclasses.replace(there, any_time=True, ids=frozenset("b"))) == ["b", "newer"]
+        second = Place.of((await store.find(there))[1])
+        assert await found_texts(store, dataclasses.replace(there, after=second)) == ["d"]
+        believed = (await store.find(dataclasses.replace(there, any_time=True)))[0].known.since
+        known = dataclasses.replace(there, ids=frozenset("ab"), known_at=believed)
+        assert await found_texts(store, known) == ["a", "b"]
 
     async def test_a_model_can_be_dropped(self, store: Store) -> None:
         kept = [said("one"), said("two"), said("three", OTHER)]
