@@ -1,4 +1,4 @@
-"""The same journeys over a memory in this process, and over one behind a server: a program cannot tell which it has."""
+"""The same journeys over a memory here, on either engine, and over one behind a server: a program cannot tell which."""
 
 from __future__ import annotations
 
@@ -70,10 +70,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Se
         asyncio.run(memory.close())
 
 
-@pytest.fixture(params=["here", "behind a server"])
+@pytest.fixture(params=["here", "on PostgreSQL", "behind a server"])
 def memory(request: pytest.FixtureRequest, tmp_path: Path, served: Callable[[], Served]) -> Iterator[Any]:
     if request.param == "here":
         with Memory(tmp_path / "m.db", embedder="hashing:", zone="Europe/Lisbon") as made:
+            yield made
+    elif request.param == "on PostgreSQL":
+        store = request.getfixturevalue("schemas").url()
+        with Memory(store, embedder="hashing:", index="flat:", zone="Europe/Lisbon") as made:
             yield made
     else:
         with RemoteMemory(served().url, zone="Europe/Lisbon") as made:

@@ -99,7 +99,7 @@ async def test_of_what_is_erased_no_byte_is_left_in_the_tables(partitions: str, 
             labels=("quartzite",),
             folder="quartzite/deep",
             metadata={"stone": "obsidian"},
-            links=(Link("about", "obsidian"),),
+            links=(Link("about", kept[0].id),),
         )
         await put(store, *kept, secret)
         later = secret.revise(body=Message(text="zirconium, still " * 2_000))  # beside the table, in pieces
@@ -179,7 +179,6 @@ async def test_by_tls_both_sides_prove_who_they_are(guarded: tuple[Postgres, dic
     async with opened(url(server, **proven, **client)) as store:
         await put(store, said("sealed"))
         assert await found_texts(store, Query(scope=ANA)) == ["sealed"]
-        assert "written anew" not in (await store.scrub())["method"]
     wrong: list[dict[str, str]] = [
         {**proven, **client, "sslrootcert": files["other.pem"]},
         proven,
@@ -200,7 +199,9 @@ def pair(engines: Machine) -> Iterator[tuple[Postgres, Postgres]]:
     primary = furnished(engines.postgres(settings={"fsync": "on"}))
     replica = engines.own(Postgres(engines.postgres_home(), engines.place("replica")), start=False)
     from_there = ("--host", "127.0.0.1", "--port", str(primary.port), "--username", "postgres")
-    primary.run("pg_basebackup", *from_there, "--pgdata", str(replica.data), "--write-recovery-conf", "--no-sync")
+    primary.run(
+        "pg_basebackup", *from_there, "--pgdata", str(replica.data), "--write-recovery-conf", "--checkpoint=fast"
+    )
     replica.start()
     primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
     primary.sql("SELECT pg_reload_conf()")
@@ -226,11 +227,9 @@ async def test_a_replica_is_read_from_and_one_reads_what_one_wrote(
             assert await store.head() == 31 + n
             assert await store.find(Query(scope=OTHER, ids=frozenset({kept.id})))
         await asyncio.sleep(postgres_replica.BEHIND_S)
-        asked = replica.sql("SELECT sum(xact_commit) FROM pg_stat_database")
         with monkeypatch.context() as patched:
             patched.setattr(store._here.pool, "read", None)
             assert await store.count(Query(scope=ANA)) == 30  # the primary was not asked
-        assert asked
         replica.sql("SELECT pg_wal_replay_pause()")
         primary.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
         primary.sql("SELECT pg_reload_conf()")

@@ -57,7 +57,6 @@ class Pool:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._idle: list[Db] = []
-        self._lent: set[Db] = set()
         self._free = asyncio.Semaphore(address.pool)
         self._closed = False
 
@@ -95,13 +94,13 @@ class Pool:
         db: Db | None = None
         try:
             db = self._idle.pop() if self._idle else await self.open()
-            self._lent.add(db)
             yield db
         finally:
-            self._free.release()
-            if db is not None:
-                self._lent.discard(db)
-                await self._take_back(db)
+            try:
+                if db is not None:
+                    await self._take_back(db)
+            finally:
+                self._free.release()
 
     async def open(self) -> Db:
         """Return a new connection, which the caller closes."""

@@ -28,10 +28,6 @@ CREATE TABLE records (
     labels text, links text, metadata text, facets bigint[], body text, text text NOT NULL,
     PRIMARY KEY (realm, row_id)
 ) PARTITION BY HASH (realm);
--- Of what may be erased PostgreSQL must keep no samples, which are out of our reach.
-ALTER TABLE records ALTER text SET STATISTICS 0, ALTER body SET STATISTICS 0, ALTER metadata SET STATISTICS 0,
-    ALTER labels SET STATISTICS 0, ALTER links SET STATISTICS 0, ALTER key SET STATISTICS 0,
-    ALTER folder SET STATISTICS 0;
 CREATE UNIQUE INDEX records_id ON records (realm, id, version);
 CREATE INDEX records_at ON records (realm, at, id);
 CREATE INDEX records_user ON records (realm, "user", at, id);
@@ -46,7 +42,6 @@ CREATE INDEX records_pinned ON records (realm, "user", at, id) WHERE pinned = 1 
 CREATE TABLE labels (
     realm integer NOT NULL, label text COLLATE "C" NOT NULL, row_id bigint NOT NULL, PRIMARY KEY (realm, label, row_id)
 ) PARTITION BY HASH (realm);
-ALTER TABLE labels ALTER label SET STATISTICS 0;
 CREATE TABLE links (
     realm integer NOT NULL, target text COLLATE "C" NOT NULL, role text COLLATE "C" NOT NULL, row_id bigint NOT NULL,
     PRIMARY KEY (realm, target, role, row_id)

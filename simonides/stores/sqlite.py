@@ -280,7 +280,7 @@ class SqliteStore:
         places = sorted(row for id in ids if (row := self._places.get((realm, id))))
         if not places or ordered or query.limit < len(ids) or query.any_time or query.known_at is not None:
             return {}
-        where, values = rows.where(dataclasses.replace(query, ids=None), realm, of_given=True)
+        where, values = sqlite_rows.where(dataclasses.replace(query, ids=None), realm, of_given=True)
         sql = f"SELECT {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value WHERE {where}"
         found = (rows.as_record(row, query.scope) for row in _all(db, sql, (_listed(places), *values)))
         return {record.id: record for record in found if record.id in ids}
