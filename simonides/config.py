@@ -25,6 +25,7 @@ from .sources import File, Given, find, read_file, unknown_in_environment, unkno
 from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
+SPELLED = {"postgresql": "postgres"}  # schemes that others write otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -146,6 +147,7 @@ def open_backend(folder: str, url: str, *arguments: Any) -> Any:
 def opener(folder: str, url: str) -> Callable[..., Any]:
     """Return what opens such a URL; raise Invalid where nothing does."""
     scheme = url.partition(":")[0]
+    scheme = SPELLED.get(scheme, scheme)
     module = f"{__package__}.{folder}.{scheme}"
     if scheme.isidentifier() and importlib.util.find_spec(module):
         found: Callable[..., Any] = importlib.import_module(module).open

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from simonides.directory import Directory, digest
 from simonides.errors import NotFound
 from simonides.testing.directories import BOUND, PLAIN, DirectorySuite, MakeDirectory
 
-DIRECTORIES = ("memory:", "sqlite:///<tmp>/me.db-keys")
+DIRECTORIES = ("memory:", "sqlite:///<tmp>/me.db-keys", "postgres:")
 
 unix = pytest.mark.skipif(os.name == "nt", reason="there are no modes, and there is no SIGKILL")
 
@@ -36,8 +37,11 @@ def opened(url: str) -> Directory:
 def make_directory(request: pytest.FixtureRequest, tmp_path: Path) -> MakeDirectory:
     """Return what opens a new, empty directory each time; whoever opens one closes it."""
     numbers = itertools.count()
+    server = request.getfixturevalue("postgres") if request.param == "postgres:" else None
 
     async def make() -> Directory:
+        if server:
+            return opened(server.url(schema=f"keys_{secrets.token_hex(8)}"))
         return opened(request.param.replace("<tmp>", f"{tmp_path}/{next(numbers)}"))
 
     return make
