@@ -3,7 +3,7 @@
 `postgres://me@db.example.com/memory?schema=simonides_keys` is a URL as `postgresql.py` says; the schema is the keys'
 alone. It may be in the database of the memory, or in another that fewer may read.
 
-Nothing is kept at hand: each secret that is shown is looked up, which is one question to the server. So what one process
+Nothing is kept at hand: each secret that is shown is looked up, which is one question to the server. What one process
 revokes, every other refuses from then on.
 """
 

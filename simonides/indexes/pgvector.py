@@ -3,7 +3,7 @@
 `pgvector://me@db.example.com/memory` is a URL as `postgresql.py` says, with these options beside libpq's:
 `schema=simonides_near` (it is the index's alone), `small=2048` (groups up to so many vectors, and what came since the
 last catch-up, are held in memory), `exact=20000` (up to so many rows, and up to so many that match a filter, every one
-is looked at; beyond, an HNSW graph is walked), `ef=100` (how widely it is walked), `m=16`, `ef_construction=64` (how it
+is looked at; beyond, an HNSW graph is walked), `ef=160` (how widely it is walked), `m=16`, `ef_construction=64` (how it
 is built) and `memory_mb=1024` (what building it may take of the server's memory).
 
 A group is what one model made of one tenant and space. The rows of small ones lie together in one table for each
@@ -38,9 +38,8 @@ from ..postgresql import Connection, Pool, make_schema, parsed, quoted
 from ..query import Query
 from ..record import Scope
 from ..store import Extent, Store
-from . import kernels
 from .kernels import Floats, Slots
-from .search import Held, Matches, Rank, Ranking, Search, checked, decoded, everything, meant
+from .search import Held, Joined, Matches, Proposed, Search, answered, checked, decoded, everything, meant, nothing
 
 SCHEMA = "simonides_near"
 VERSION = 1
@@ -51,13 +50,11 @@ BLOCK = 8192  # rows written in one transaction…
 GRAPH_BLOCK = 512  # …where each has to find its place in a graph
 BACKLOG = 32_768  # vectors that are held in memory while somebody else writes; for more, that is waited for
 LOCK_S = 30  # how long somebody else may write before this one gives up
-SPARE = 1 / 5  # of what is asked for, asked for beyond it, because some of it may not match now
-SPARE_LEAST = 12
 LARGE = 1 / 4  # share of the rows from which walking the graph costs more than looking at every row
 EF_MAX = 1000  # as wide as pgvector walks at once; then it goes on from where it was
 SAMPLE = 64  # rows that are compared with the store when a group is first asked for
 ROW = 1500  # bytes of a node in a build beside its vector, with m = 16; about
-OPTIONS = {"small": 2048, "exact": 20_000, "ef": 100, "m": 16, "ef_construction": 64, "memory_mb": 1024}
+OPTIONS = {"small": 2048, "exact": 20_000, "ef": 160, "m": 16, "ef_construction": 64, "memory_mb": 1024}
 
 T = TypeVar("T")
 Realm = tuple[str, str]
@@ -153,13 +150,10 @@ class PgvectorIndex:
     async def _nearest(self, query: Query, vector: Floats, limit: int, extent: Extent) -> list[tuple[str, float]]:
         lot = await self._lot(query.scope, extent)
         tail = await self._held.vectors(query.scope, extent, lot.filled if lot else 0)
-        rows = Rows(self._pool, lot, tail, vector, self._options)
+        propose = Rows(self._pool, lot, vector, self._options.ef).propose if lot else nothing
+        rows = Joined(propose, lot.filled if lot else 0, tail, vector, _slack(vector))
         search = Search(self._store, self._model, query, vector, limit, asyncio.to_thread)
-        if query.ids is not None:
-            await search.through(rows.among(await self._store.slots(query, self._model)), patient=True)
-        elif self._matches.remembers(query, extent) or not await search.through(rows.nearest, patient=False):
-            few = await self._matches.few(query, extent, self._options.exact)
-            await search.through(rows.nearest if few is None else rows.among(few), patient=True)
+        await answered(search, rows, query, extent, self._matches, self._options.exact)
         return search.answer()
 
     async def _lot(self, scope: Scope, extent: Extent) -> Lot | None:
@@ -556,102 +550,61 @@ class PgvectorIndex:
 
 
 class Rows:
-    """The rows of a group, and what is held in memory of it, as one question ranks them."""
+    """The rows of a group, as one question is answered from them."""
 
-    def __init__(self, pool: Pool, lot: Lot | None, tail: Floats, vector: Floats, options: Options) -> None:
-        self._pool, self._lot, self._tail, self._vector, self._options = pool, lot, tail, vector, options
-        self._start = lot.filled if lot else 0
-        self._half = Half(vector)
-        rounded = vector.astype(np.float16).astype(np.float32)
-        # A unit vector's product with what the half floats of the question lack is no larger than that (Cauchy).
-        self._slack = float(np.linalg.norm(vector - rounded)) + 1e-6
+    def __init__(self, pool: Pool, lot: Lot, vector: Floats, ef: int) -> None:
+        self._pool, self._lot, self._half, self._ef = pool, lot, Half(vector), ef
 
-    async def nearest(self, wide: int) -> Ranking:
-        return self._merged(*await self._found(_count(wide), None), self._at_hand(None))
-
-    def among(self, slots: Slots) -> Rank:
-        """Return what ranks these slots alone."""
-        rows, at_hand = slots[slots < self._start], slots[slots >= self._start] - self._start
-
-        async def ranked(wide: int) -> Ranking:
-            found = await self._found(_count(wide), rows) if len(rows) else (_NONE, _NO_SCORES, True)
-            return self._merged(*found, self._at_hand(at_hand[at_hand < len(self._tail)]))
-
-        return ranked
-
-    def _at_hand(self, at: Slots | None) -> tuple[Slots, Floats]:
-        scores = kernels.products(self._tail, self._vector, at)
-        return (np.arange(len(self._tail)) if at is None else at) + self._start, scores
-
-    def _merged(self, slots: Slots, scores: Floats, complete: bool, at_hand: tuple[Slots, Floats]) -> Ranking:
-        """Rank both; what is at hand counts as far down as the rows were looked at."""
-        ours = slots < self._start  # what another process wrote since is at hand
-        near = np.ones(len(at_hand[0]), np.bool_) if complete or not len(scores) else at_hand[1] >= scores[-1]
-        both = np.concatenate((slots[ours], at_hand[0][near]))
-        values = np.concatenate((scores[ours], at_hand[1][near])).astype(np.float32)
-        order = np.argsort(-values, kind="stable")
-        return Ranking(both[order], values[order], self._slack, len(both), complete)
-
-    async def _found(self, count: int, among: Slots | None) -> tuple[Slots, Floats, bool]:
-        """Return the nearest rows with their scores, and whether there are no more of them."""
+    async def propose(self, count: int, among: Slots | None) -> Proposed:
         lot = self._lot
-        if lot is None:
-            return _NONE, _NO_SCORES, True
         if among is not None or not lot.graph or count > LARGE * (lot.filled - lot.holes):
-            return await self._pool.run(lambda db: self._scanned(db, lot, count, among))
-        found = await self._pool.run(lambda db: self._walked(db, lot, count))
-        if len(found[0]) < count:  # not every row can be walked to
-            return await self._pool.run(lambda db: self._scanned(db, lot, count, None))
+            return await self._pool.run(lambda db: self._scanned(db, count, among))
+        found = await self._pool.run(lambda db: self._walked(db, count))
+        if found[2]:  # not every row can be walked to
+            return await self._pool.run(lambda db: self._scanned(db, count, None))
         return found
 
-    async def _walked(self, db: Connection, lot: Lot, count: int) -> tuple[Slots, Floats, bool]:
-        ef = min(EF_MAX, max(self._options.ef, count))
-        if getattr(db, "_simonides_ef", self._options.ef) != ef:
-            await db.execute(b"SELECT set_config('hnsw.ef_search', %s, false)", [str(ef)], prepare=True)
-            db._simonides_ef = ef  # type: ignore[attr-defined]
-        return await self._asked(
-            db,
-            lot,
-            f"SELECT slot, -(v <#> %s::halfvec) FROM {lot.table} ORDER BY v <#> %s::halfvec",
-            [self._half] * 2,
-            count,
-        )
+    async def _walked(self, db: Connection, count: int) -> Proposed:
+        await _set_ef(db, min(EF_MAX, max(self._ef, count)), self._ef)
+        sql = f"SELECT slot, -(v <#> %s::halfvec) FROM {self._lot.table} ORDER BY v <#> %s::halfvec"
+        return await self._asked(db, sql, [self._half, self._half], count)
 
-    async def _scanned(self, db: Connection, lot: Lot, count: int, among: Slots | None) -> tuple[Slots, Floats, bool]:
+    async def _scanned(self, db: Connection, count: int, among: Slots | None) -> Proposed:
         """Look at every row, or at every one of those: what is ordered by is no operator, which would ask the graph."""
         which = "" if among is None else " AND slot = ANY(%s)"
-        sql = (
-            f"SELECT slot, -(v <#> %s::halfvec) AS score FROM {lot.table} WHERE {lot.where}{which} ORDER BY score DESC"
-        )
-        return await self._asked(db, lot, sql, [self._half, *([] if among is None else [among.tolist()])], count)
+        sql = f"SELECT slot, -(v <#> %s::halfvec) AS score FROM {self._lot.table} WHERE {self._lot.where}{which}"
+        values = [self._half] if among is None else [self._half, among.tolist()]
+        return await self._asked(db, f"{sql} ORDER BY score DESC", values, count)
 
-    async def _asked(
-        self, db: Connection, lot: Lot, sql: str, values: Sequence[Any], count: int
-    ) -> tuple[Slots, Floats, bool]:
+    async def _asked(self, db: Connection, sql: str, values: Sequence[Any], count: int) -> Proposed:
         """The limit is said in the statement, so that its plan, which is kept, is one for such a limit."""
         try:
             found = await db.execute(f"{sql} LIMIT {count}".encode(), values, prepare=True, binary=True)
         except psycopg.errors.UndefinedTable as error:
             raise _Moved from error
         rows = await found.fetchall()
-        if not rows and lot.filled > lot.holes and not await self._is_there(db, lot):
+        if not rows and self._lot.filled > self._lot.holes and not await self._is_there(db):
             raise _Moved
         slots = np.fromiter((slot for slot, _ in rows), np.int64, len(rows))
         return slots, np.fromiter((score for _, score in rows), np.float32, len(rows)), len(rows) < count
 
-    async def _is_there(self, db: Connection, lot: Lot) -> bool:
-        found = await db.execute(b"SELECT 1 FROM lots WHERE lot = %s", [lot.lot])
+    async def _is_there(self, db: Connection) -> bool:
+        found = await db.execute(b"SELECT 1 FROM lots WHERE lot = %s", [self._lot.lot])
         return await found.fetchone() is not None
 
 
-_NONE, _NO_SCORES = np.zeros(0, np.int64), np.zeros(0, np.float32)
+async def _set_ef(db: Connection, ef: int, usual: int) -> None:
+    """Have this connection walk so widely, unless it does already."""
+    if getattr(db, "simonides_ef", usual) != ef:
+        await db.execute(b"SELECT set_config('hnsw.ef_search', %s, false)", [str(ef)])
+        db.simonides_ef = ef  # type: ignore[attr-defined]
 
 
-def _count(wide: int) -> int:
-    """Return how many to ask for where so many are wanted: a few sizes, as each has a statement that is kept."""
-    wanted = wide + max(SPARE_LEAST, math.ceil(wide * SPARE))
-    step = 1 << max(0, wanted.bit_length() - 4)
-    return -(-wanted // step) * step
+def _slack(vector: Floats) -> float:
+    """Return how far scores may be off: PostgreSQL is asked in half floats, and a unit vector's product with what they
+    lack of the question is at most as large as that (Cauchy).
+    """
+    return float(np.linalg.norm(vector - vector.astype(np.float16).astype(np.float32))) + 1e-6
 
 
 def _packed(found: Sequence[tuple[int, bytes]], dimension: int, lot: int | None) -> bytes:

@@ -28,6 +28,8 @@ DROPPED = 1 / 10  # share of the best rows that may be superseded, ended or arch
 PASSING = 1 / 8  # share of the best rows that must match for a filter to be answered by looking further down
 OWNERS = 4096  # slots that the store is asked about at once
 FEW = 1024  # new slots that are each looked at, when a list is extended
+SPARE = 1 / 5  # of what is wanted, asked for beyond it, because some of it may not match now…
+SPARE_LEAST = 12  # …and at least so many
 INLINE = 256  # vectors that are scored without a trip to a worker
 NAMES = 256  # filters that are remembered
 ROOM = 64 * 1024 * 1024  # bytes of slots that are remembered for filters, and of vectors that are held
@@ -75,6 +77,8 @@ class Ranking:
 
 
 Rank = Callable[[int], Awaitable[Ranking]]  # somewhat more than so many of the best
+Proposed = tuple[Slots, Floats, bool]  # slots and their scores, best first, and whether there are no more of them
+Propose = Callable[[int, Slots | None], Awaitable[Proposed]]  # so many, of all rows or of those in these slots
 
 
 class Search:
@@ -145,6 +149,68 @@ class Search:
     def _wider(self, wide: int) -> int:
         missing = self._limit / max(1, len(self._best))
         return math.ceil(wide * min(16, max(2, 1.25 * missing)))
+
+
+class Joined:
+    """The rows that an index keeps somewhere else, and beyond those the vectors held in memory, ranked together.
+
+    `filled` is the first slot that is held in memory; `slack` how far the scores of either may be off.
+    """
+
+    def __init__(self, propose: Propose, filled: int, held: Floats, vector: Floats, slack: float) -> None:
+        self._propose, self._filled, self._held, self._vector, self._slack = propose, filled, held, vector, slack
+
+    async def nearest(self, wide: int) -> Ranking:
+        found = await self._propose(counted(wide), None) if self._filled else NOTHING
+        return self._merged(found, None)
+
+    def among(self, slots: Slots) -> Rank:
+        """Return what ranks these slots alone."""
+        rows, held = slots[slots < self._filled], slots[slots >= self._filled] - self._filled
+
+        async def rank(wide: int) -> Ranking:
+            found = await self._propose(counted(wide), rows) if len(rows) else NOTHING
+            return self._merged(found, held[held < len(self._held)])
+
+        return rank
+
+    def _merged(self, found: Proposed, at: Slots | None) -> Ranking:
+        """Rank both; what is held counts as far down as the rows were looked at."""
+        slots, scores, complete = found
+        held = (np.arange(len(self._held)) if at is None else at) + self._filled
+        near = kernels.products(self._held, self._vector, at)
+        if not complete:
+            held, near = held[near >= scores[-1]], near[near >= scores[-1]]
+        ours = slots < self._filled  # what another process has written since is held here
+        both, values = np.concatenate((slots[ours], held)), np.concatenate((scores[ours], near))
+        order = np.argsort(-values, kind="stable")
+        return Ranking(both[order], values[order], self._slack, len(both), complete)
+
+
+NOTHING: Proposed = (np.zeros(0, np.int64), np.zeros(0, np.float32), True)
+
+
+async def nothing(count: int, among: Slots | None) -> Proposed:
+    """Propose nothing, where all is held in memory."""
+    return NOTHING
+
+
+def counted(wide: int) -> int:
+    """Return how many rows to ask for where so many are wanted: some may not match now. It is one of a few sizes,
+    because a question of each size may have a statement that is kept.
+    """
+    wanted = wide + max(SPARE_LEAST, math.ceil(wide * SPARE))
+    step = 1 << max(0, wanted.bit_length() - 4)
+    return -(-wanted // step) * step
+
+
+async def answered(search: Search, rows: Joined, query: Query, extent: Extent, matches: Matches, most: int) -> None:
+    """Find the answer: from the nearest rows, or where few of them match, from the slots of what does, up to `most`."""
+    if query.ids is not None:
+        await search.through(rows.among(await matches.named(query)), patient=True)
+    elif matches.remembers(query, extent) or not await search.through(rows.nearest, patient=False):
+        few = await matches.few(query, extent, most)
+        await search.through(rows.nearest if few is None else rows.among(few), patient=True)
 
 
 async def scored(owned: Sequence[tuple[int, str, bytes]], vector: Floats, run: Run) -> list[float]:
@@ -244,6 +310,10 @@ class Matches:
         self._lists: OrderedDict[tuple[Any, ...], tuple[Slots, int]] = OrderedDict()
         self._many: OrderedDict[tuple[Any, ...], None] = OrderedDict()  # filters that more matched than were few
         self._holes: dict[int, int] = {}
+
+    async def named(self, query: Query) -> Slots:
+        """Return the slots of what a query for certain ids matches, which is not worth remembering."""
+        return await self._store.slots(query, self._model)
 
     def remembers(self, query: Query, extent: Extent) -> bool:
         """Whether this filter was asked for before, and had to be answered from a list."""
