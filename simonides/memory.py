@@ -52,6 +52,7 @@ from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
+from .serving import hide
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
@@ -632,7 +633,7 @@ class AsyncMemory:
         """Return what is kept and how much: counts by kind, versions, vectors, lines of the log, and the settings."""
         store = await self._ready()
         return {
-            "store": self._url,
+            "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
             "behind": self.behind,
             **await store.counts(),
@@ -715,7 +716,7 @@ class AsyncMemory:
                 vectors = Vectors(self._embedder)
                 self._followers = (vectors,)
                 size = self._embedder.dimension
-                found: Index = open_backend("indexes", self.settings.index, store, vectors.model, size)
+                found: Index = open_backend("indexes", self.settings.index_url, store, vectors.model, size)
                 index = self._opened("index", found)
             await finish(store, index)
         except BaseException:

@@ -21,6 +21,7 @@ LOGS = ("auto", "pretty", "json")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
+_OPTION = re.compile(r"(?<=[?&]password=)[^&#]+|(?<=[?&]sslpassword=)[^&#]+")  # as PostgreSQL's URLs may have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def told(field: dataclasses.Field[Any], value: Any) -> Any:
 
 def hide(text: str) -> str:
     """Return a text without the password of a URL in it."""
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    return _OPTION.sub(HIDDEN, _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Vectors in Qdrant: for those who run it already, or whose vectors are to have a machine of their own.
 
 `qdrant://host:6333/simonides` is a server, and what the names of its collections begin with. Beyond this machine it is
-reached by TLS (`tls=on` and `tls=off` say otherwise); `ca_file` is a certificate to trust, `api_key_file` a file that
-holds the key. With `quantization=scalar` or `binary` the server walks codes in memory, of a quarter or a 32nd of the
+reached by TLS (`tls=on` and `tls=off` say otherwise); `ca_file` is a certificate to trust, `api_key_file` has the key.
+With `quantization=scalar` or `binary` the server walks codes in memory, of a quarter or a 32nd of the
 size, and scores the best by the vectors themselves. `qdrant:///folder` keeps everything in a folder of this machine, for
 one process, and `qdrant::memory:` in memory: that is the client's own mode, which looks at every vector and is for
 trying things out. Further: `small=2048` (groups up to so many vectors, and what came since the last catch-up, are held
