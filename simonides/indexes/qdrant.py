@@ -2,11 +2,11 @@
 
 `qdrant://host:6333/simonides` is a server, and what the names of its collections begin with. Beyond this machine it is
 reached by TLS (`tls=on` and `tls=off` say otherwise); `ca_file` is a certificate to trust, `api_key_file` has the key.
-With `quantization=scalar` or `binary` the server walks codes in memory, of a quarter or a 32nd of the
-size, and scores the best by the vectors themselves. `qdrant:///folder` keeps everything in a folder of this machine, for
-one process, and `qdrant::memory:` in memory: that is the client's own mode, which looks at every vector and is for
-trying things out. Further: `small=2048` (groups up to so many vectors, and what came since the last catch-up, are held
-in memory), `few=4096` (where no more match a filter, each is looked at), `ef=160` (how widely the graph is walked).
+With `quantization=scalar` or `binary` the server walks codes in memory, of a quarter or a 32nd of the size, and scores
+the best by the vectors themselves. `qdrant:///folder` keeps everything in a folder of this machine for one process,
+`qdrant::memory:` in memory: that is the client's own mode, which looks at every vector and is for trying things out.
+Further: `small=2048` (groups up to so many vectors, and what came since the last catch-up, are held in memory),
+`few=4096` (where no more match a filter, each is looked at), `ef=160` (how widely the graph is walked).
 
 A model has a collection; a point is a slot: its id is made of the store, the group and the slot, so that writing it
 twice changes nothing. Its group is the tenant key, so that each has a graph of its own. Qdrant has no transactions: how
