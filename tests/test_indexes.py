@@ -52,6 +52,7 @@ URLS = (
     "<pgvector>small=0",  # every row in the table of all small groups, each looked at
     "<pgvector>small=5&exact=10",  # grows from memory to a table of its own with a graph
     "qdrant::memory:?small=0",
+    *filter(None, [os.environ.get("SIMONIDES_TEST_QDRANT_URL")]),  # with ?small=0
 )
 CODES = "flat:?small=0"
 ROWS = 200
