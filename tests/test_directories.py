@@ -185,6 +185,17 @@ def test_the_keys_to_a_store_lie_beside_its_file(home: Path) -> None:
         assert config.directory_url(store) == url
 
 
+def test_the_index_that_fits_a_store_lies_beside_it(home: Path) -> None:
+    for store, url in (
+        ("me.db", "flat:"),
+        (":memory:", "flat:"),
+        ("postgres://me@host/db", "pgvector://me@host/db?schema=simonides_near"),
+        ("postgresql://h1,h2/db?schema=acme&read_url=x", "pgvector://h1,h2/db?schema=acme_near"),
+    ):
+        assert config.Settings(store=store).index_url == url
+    assert config.Settings(store="postgres://host/db", index="exact:").index_url == "exact:"
+
+
 # -- several processes -------------------------------------------------------------------------------------------
 
 

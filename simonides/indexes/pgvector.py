@@ -48,7 +48,7 @@ GRAPH_DIMENSIONS = 4000  # that pgvector makes a graph of, of half floats
 INLINE_DIMENSIONS = 3900  # that fit in a page with their row
 BLOCK = 8192  # rows written in one transaction…
 GRAPH_BLOCK = 512  # …where each has to find its place in a graph
-BACKLOG = 32_768  # vectors that are held in memory while somebody else writes; for more, that is waited for
+BACKLOG = 32_768  # vectors that are held in memory until they are written behind the answers; more are waited for
 LOCK_S = 30  # how long somebody else may write before this one gives up
 LARGE = 1 / 4  # share of the rows from which walking the graph costs more than looking at every row
 EF_MAX = 1000  # as wide as pgvector walks at once; then it goes on from where it was
@@ -133,7 +133,7 @@ class PgvectorIndex:
         self._matches = Matches(store, model)
         self._lots: dict[Realm, Lot] = {}
         self._locks: dict[Realm, asyncio.Lock] = {}
-        self._building: dict[Realm, asyncio.Task[None]] = {}
+        self._behind: dict[Realm, asyncio.Task[None]] = {}
         self._swept = False
 
     async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[str, float]]:
@@ -162,10 +162,11 @@ class PgvectorIndex:
             return None
         lot = self._known(scope, extent) or await self._met(scope, extent)
         lacking = extent.slots - (lot.filled if lot else 0)
-        if lacking > self._options.small:
+        behind = lot is not None and lot.graph and lacking <= BACKLOG  # no question waits for rows to find their place
+        if lacking > self._options.small and not behind:
             lot = await self._filled(scope, extent, wait=lacking > BACKLOG)
-        if lot and self._is_graph_due(lot):
-            self._begin_building(scope)
+        if lot and ((lacking > self._options.small and behind) or self._is_graph_due(lot)):
+            self._begin_behind(scope)
         return lot
 
     def _known(self, scope: Scope, extent: Extent) -> Lot | None:
@@ -292,15 +293,17 @@ class PgvectorIndex:
     def _is_graph_due(self, lot: Lot) -> bool:
         return lot.own and not lot.graph and lot.filled > self._options.exact and self._dimension <= GRAPH_DIMENSIONS
 
-    def _begin_building(self, scope: Scope) -> None:
-        """Build in the background: until then, every row is looked at."""
-        task = self._building.get(scope.realm)
+    def _begin_behind(self, scope: Scope) -> None:
+        """Take in what is lacking, and build the graph, in the background: until then, every row of it is looked at."""
+        task = self._behind.get(scope.realm)
         if task is None or task.done():
-            self._building[scope.realm] = asyncio.get_running_loop().create_task(self._built_behind(scope))
+            self._behind[scope.realm] = asyncio.get_running_loop().create_task(self._take_in(scope))
 
-    async def _built_behind(self, scope: Scope) -> None:
+    async def _take_in(self, scope: Scope) -> None:
         with contextlib.suppress(SimonidesError):  # it is tried again by the next question, and catching up says why
-            await self._build(scope, wait=False)
+            lot = await self._filled(scope, await self._store.extent(scope, self._model), wait=False)
+            if lot and self._is_graph_due(lot):
+                await self._build(scope, wait=False)
 
     async def _build(self, scope: Scope, *, wait: bool) -> None:
         lock = f"FOR UPDATE{'' if wait else ' SKIP LOCKED'}"
@@ -470,10 +473,10 @@ class PgvectorIndex:
         return await self._pool.run(work)
 
     async def close(self) -> None:
-        building, self._building = list(self._building.values()), {}
-        for task in building:
-            task.cancel()  # what was built so far is rolled back; whoever comes next begins again
-        await asyncio.gather(*building, return_exceptions=True)
+        behind, self._behind = list(self._behind.values()), {}
+        for task in behind:
+            task.cancel()  # what was begun is rolled back; whoever comes next begins again
+        await asyncio.gather(*behind, return_exceptions=True)
         await self._pool.close()
         self._lots.clear()
         self._held.clear()
