@@ -635,6 +635,7 @@ class AsyncMemory:
         return {
             "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
+            "index": hide(self.settings.index_url) if self._index else OFF,
             "behind": self.behind,
             **await store.counts(),
         }

@@ -214,6 +214,24 @@ async def test_rows_that_were_moved_by_another_are_found_where_they_are(home: Ho
         await each.close()
 
 
+async def test_who_asks_while_others_write_takes_nothing_away(home: Home) -> None:
+    """What is kept may reach further than the store did when the question began."""
+    index, other = home.open(exact=100), home.open(exact=100)
+    await index.catch_up(ANA)
+    before, (number, *_) = await home.store.extent(ANA, MODEL), await home.lot()
+    await home.store.commit(Batch(erase=(home.records[5].ref,)))
+    await remember_all(home.store, [said(f"more {n}") for n in range(9)], directions(9, seed=1))
+    await other.catch_up(ANA)
+    assert (await home.lot())[3:] == (ROWS + 9, 1)
+    late = home.open(exact=100)
+    assert await late._lot(ANA, before) is not None
+    await index._filled(ANA, before, wait=True)
+    assert (await home.lot())[0] == number
+    for each in (index, other, late):
+        await home.expect(each)
+        await each.close()
+
+
 CHILD = """
 import asyncio, json, sys
 from simonides.indexes import pgvector

@@ -160,7 +160,7 @@ class PgvectorIndex:
         """Return the group's rows, filled so far that what is lacking can be held in memory; None: all of it can."""
         if extent.slots <= self._options.small:
             return None
-        lot = self._known(scope, extent) or await self._met(scope, extent)
+        lot = self._known(scope, extent) or await self._met(scope)
         lacking = extent.slots - (lot.filled if lot else 0)
         behind = lot is not None and lot.graph and lacking <= BACKLOG  # no question waits for rows to find their place
         if lacking > self._options.small and not behind:
@@ -171,22 +171,22 @@ class PgvectorIndex:
 
     def _known(self, scope: Scope, extent: Extent) -> Lot | None:
         lot = self._lots.get(scope.realm)
-        return lot if lot and lot.number == extent.group and lot.filled <= extent.slots else None
+        return lot if lot and lot.number == extent.group else None
 
-    async def _met(self, scope: Scope, extent: Extent) -> Lot | None:
+    async def _met(self, scope: Scope) -> Lot | None:
         """Return the group's rows as another process, or an earlier one, has left them, if they are sound."""
 
         async def work(db: Connection) -> Lot | None:
             lot = await self._line(db, scope)
-            return lot if lot and await self._is_sound(db, lot, scope, extent) else None
+            return lot if lot and await self._is_sound(db, lot, scope) else None
 
         if lot := await self._pool.run(work):
             self._lots[scope.realm] = lot
         return lot
 
-    async def _is_sound(self, db: Connection, lot: Lot, scope: Scope, extent: Extent) -> bool:
+    async def _is_sound(self, db: Connection, lot: Lot, scope: Scope) -> bool:
         """Compare rows spread over the group, and the last, with the store's vectors."""
-        if not self._fits(lot, extent):
+        if not await self._fits(lot, scope):
             return False
         if not lot.filled:
             return True
@@ -195,8 +195,11 @@ class PgvectorIndex:
         found = await self._rows(db, lot, [slot for slot, _, _ in owned])
         return all(found.get(slot) == half for slot, _, half in owned)
 
-    def _fits(self, lot: Lot, extent: Extent) -> bool:
-        """Whether these can be the rows of that group, as far as it reaches."""
+    async def _fits(self, lot: Lot, scope: Scope) -> bool:
+        """Whether these can be the rows of the group, which is asked how far it reaches after the line was read: since
+        the question began, others may have written both.
+        """
+        extent = await self._store.extent(scope, self._model)
         same = (lot.number, lot.dimension) == (extent.group, self._dimension)
         return same and lot.filled <= extent.slots and lot.holes <= extent.holes
 
@@ -242,7 +245,7 @@ class PgvectorIndex:
         made += f"(%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING {LOT}"
         while True:
             lot = await self._line(db, scope, lock)
-            if lot and self._fits(lot, extent) and await self._is_known(db, lot, scope, extent):
+            if lot and await self._fits(lot, scope) and await self._is_known(db, lot, scope):
                 return lot
             if lot:
                 await self._drop(db, lot)
@@ -253,10 +256,10 @@ class PgvectorIndex:
             if not wait:
                 return None
 
-    async def _is_known(self, db: Connection, lot: Lot, scope: Scope, extent: Extent) -> bool:
+    async def _is_known(self, db: Connection, lot: Lot, scope: Scope) -> bool:
         """Whether the rows are known to be sound, or are found to be."""
         known = self._lots.get(scope.realm)
-        return (known is not None and known.lot == lot.lot) or await self._is_sound(db, lot, scope, extent)
+        return (known is not None and known.lot == lot.lot) or await self._is_sound(db, lot, scope)
 
     async def _fitted(self, db: Connection, lot: Lot, extent: Extent) -> Lot:
         """Give the group a table of its own where it needs one, and take its graph away where it is to be made anew."""
@@ -374,7 +377,7 @@ class PgvectorIndex:
         async def work(db: Connection) -> Lot | None:
             async with db.transaction():
                 lot = await self._line(db, scope, "FOR UPDATE")
-                if lot is None or not self._fits(lot, extent) or lot.holes >= extent.holes:
+                if lot is None or not await self._fits(lot, scope) or lot.holes >= extent.holes:
                     return None  # what does not fit goes as a whole, when it is filled
                 gone = await self._store.holes(scope, self._model, after=lot.holes)
                 sql = f"DELETE FROM {lot.table} WHERE {lot.where} AND slot = ANY(%s)"
@@ -398,17 +401,17 @@ class PgvectorIndex:
         for scope in await self._store.realms():
             extent = await self._store.extent(scope, self._model)
             if extent.slots > self._options.small:
-                complaints += await self._check_group(scope, extent)
+                complaints += await self._check_group(scope)
         left = await self._left_over()
         return complaints + [f"the rows of {lot.table} are left over from a model that is gone" for lot in left]
 
-    async def _check_group(self, scope: Scope, extent: Extent) -> list[str]:
+    async def _check_group(self, scope: Scope) -> list[str]:
         """Compare every row with the store's vector."""
         lot = await self._pool.run(lambda db: self._line(db, scope))
         if lot is None:
             return []  # it is made when it is first needed
         name = f"{lot.table} ({lot.where})"
-        if not self._fits(lot, extent):
+        if not await self._fits(lot, scope):
             return [f"{name} is not of this store as it is"]
         try:
             wrong, left = await self._compare(lot, scope)

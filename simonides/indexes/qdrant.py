@@ -171,21 +171,25 @@ class QdrantIndex:
 
     def _known(self, scope: Scope, extent: Extent) -> Lot | None:
         lot = self._lots.get(scope.realm)
-        return lot if lot and lot.number == extent.group and lot.filled <= extent.slots else None
+        return lot if lot and lot.number == extent.group else None
 
     async def _met(self, scope: Scope, extent: Extent) -> Lot | None:
         """Return how far another process, or an earlier one, has filled the group, if that is sound; or clear it."""
         lot = await self._noted(extent.group)
-        if lot and not await self._is_sound(lot, scope, extent):
+        if lot and not await self._is_sound(lot, scope):
             await self._remove(lot.number)
             lot = None
         if lot:
             self._lots[scope.realm] = lot
         return lot
 
-    async def _is_sound(self, lot: Lot, scope: Scope, extent: Extent) -> bool:
-        """Compare points spread over the group, and the last, with the store's vectors."""
-        if lot.filled > extent.slots or lot.holes > extent.holes:
+    async def _is_sound(self, lot: Lot, scope: Scope) -> bool:
+        """Compare points spread over the group, and the last, with the store's vectors.
+
+        How far the group reaches is asked after the note was read: since the question began, others may have written.
+        """
+        extent = await self._store.extent(scope, self._model)
+        if extent.group == lot.number and (lot.filled > extent.slots or lot.holes > extent.holes):
             return False
         if not lot.filled:
             return True
@@ -320,6 +324,7 @@ class QdrantIndex:
         if lot is None:
             return []  # it is made when it is first needed
         name = f"{self._points} ({self._lot_name(lot.number)})"
+        extent = await self._store.extent(scope, self._model)  # since then, others may have written both
         if lot.filled > extent.slots or lot.holes > extent.holes:
             return [f"{name} is not of this store as it is"]
         wrong = left = start = 0
