@@ -4,7 +4,7 @@ BIN := .venv/bin
 WHEELS := build/wheels
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test install dev model check docs bench bench-index bench-serve bench-quality clean
+.PHONY: demo test install dev model check docs bench bench-index bench-serve bench-scale bench-quality clean
 
 demo: install  ## remember a sample archive and answer from it
 	@$(BIN)/simonides demo
@@ -66,6 +66,10 @@ bench-serve: dev  ## measure the server under load: make bench-serve OPTIONS="--
 	@mkdir -p bench/results
 	@$(BIN)/python bench/serve.py --markdown bench/results/$$(date +%F)-serve.md \
 		--json bench/results/$$(date +%F)-serve.json $(OPTIONS)
+
+bench-scale: dev  ## measure what the engines of a scaled memory cost: make bench-scale OPTIONS="near --records 20000"
+	@mkdir -p bench/results
+	@$(BIN)/python bench/scale.py --markdown bench/results/$$(date +%F)-scale.md $(OPTIONS)
 
 # OPTIONS are handed on (--only locomo, --hidden 100000); NOTE is a sentence for the page about the data.
 bench-quality: install  ## measure recall on public data: make bench-quality DATA=folder

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import platformdirs
 
@@ -30,8 +31,13 @@ from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
 HERE, ELSEWHERE = WORK = ("here", "elsewhere")  # where the log is followed
-SPELLED = {"postgresql": "postgres"}  # schemes that others write otherwise
 NO_CACHE = (OFF, "none:", "off")
+SPELLED = {"postgresql": "postgres"}  # schemes that others write otherwise
+REACHING = (  # libpq's parameters, or how they begin, that say how a server is reached
+    *("ssl", "host", "port", "user", "password", "passfile", "service", "connect_timeout", "target_session_attrs"),
+    *("load_balance_hosts", "channel_binding", "keepalives", "tcp_user_timeout", "gss", "krb", "require", "dbname"),
+    *("application_name", "options"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -40,7 +46,7 @@ class Settings:
 
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
     read_url: str = setting("", "URL of a replica of the store, which is read from as long as it is not behind")
-    index: str = setting("flat:", "URL of the index")
+    index: str = setting("", "URL of the index; empty: the one that fits the store")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
     embedder_next: str = setting("", "URL of the embedder to change over to, once `simonides embeddings` says so")
     cache: str = setting(
@@ -62,6 +68,10 @@ class Settings:
     @property
     def store_url(self) -> str:
         return self.store or f"sqlite:///{data_folder() / 'memory.db'}"
+
+    @property
+    def index_url(self) -> str:
+        return self.index or index_url(self.store_url)
 
 
 SERVER = "server"  # its table in the configuration file
@@ -150,12 +160,36 @@ def blob_url(text: str) -> str:
     return Path(text).expanduser().absolute().as_uri().replace("file:", "folder:", 1)
 
 
+def index_url(store: str) -> str:
+    """Return the index that fits the store: in the same PostgreSQL, or else in files beside it."""
+    return _beside(store, "pgvector", "near") or "flat:"
+
+
 def directory_url(store: str) -> str:
-    """Return where the keys to that store are: in a file beside its own, or else in the user's data folder."""
+    """Return where the keys to that store are: in the same PostgreSQL, in a file beside its own, or else in the user's
+    data folder.
+    """
     scheme, _, path = store_url(store).partition(":")
     path, *_ = path.removeprefix("///").partition("?")
     of_a_file = scheme == "sqlite" and path != ":memory:"
-    return f"sqlite:///{path}-keys" if of_a_file else f"sqlite:///{data_folder() / 'keys.db'}"
+    beside = f"sqlite:///{path}-keys" if of_a_file else f"sqlite:///{data_folder() / 'keys.db'}"
+    return _beside(store, "postgres", "keys") or beside
+
+
+def _beside(store: str, scheme: str, what: str) -> str:
+    """Return the URL of a schema of its own in the PostgreSQL of the store; "" where the store is in none.
+
+    It is named after the store's schema, so that two stores in one database never share what belongs to each. Of the
+    URL's options those go along that say how the server is reached.
+    """
+    place, _, query = store_url(store).partition("?")
+    spelled = place.partition(":")[0]
+    if SPELLED.get(spelled, spelled) != "postgres":
+        return ""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    kept = {name: value for name, value in options.items() if name.startswith(REACHING)}
+    kept["schema"] = f"{options.get('schema', 'simonides')}_{what}"
+    return f"{scheme}:{place.partition(':')[2]}?{urlencode(kept)}"
 
 
 def keys_url(store: str, directory: str) -> str:

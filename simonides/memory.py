@@ -658,6 +658,7 @@ class AsyncMemory:
         return {
             "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
+            "index": hide(self.settings.index_url) if self._index else OFF,
             "behind": self.behind,
             **await store.counts(),
         }
@@ -839,7 +840,7 @@ class AsyncMemory:
 
     def _open_index(self, store: Store, embedder: Embedder) -> Index:
         model = Vectors(embedder).model
-        found: Index = open_backend("indexes", self.settings.index, store, model, embedder.dimension)
+        found: Index = open_backend("indexes", self.settings.index_url, store, model, embedder.dimension)
         return self._opened("index", found)
 
     async def _turn(self, store: Store, other: Model) -> None:

@@ -22,7 +22,7 @@ FULL = REFUSE, ACCEPT = ("refuse", "accept")  # what becomes of a write while to
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
-_NAMED = re.compile(r"(?<=[?&])((?:ssl)?password=)[^&]*")  # as libpq has it
+_OPTION = re.compile(r"(?<=[?&]password=)[^&#]+|(?<=[?&]sslpassword=)[^&#]+")  # as PostgreSQL's URLs may have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def told(field: dataclasses.Field[Any], value: Any) -> Any:
 
 def hide(text: str) -> str:
     """Return a text without the password of a URL in it, wherever in the URL it is."""
-    return _NAMED.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+    return _OPTION.sub(HIDDEN, _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import apsw
 import pytest
 from common import JUNE
+from engines import Machine, Postgres
 
 from simonides import Damaged, Invalid, Unavailable, config
 from simonides.directories.sqlite import SCHEMA, SqliteDirectory, migrate
@@ -22,7 +24,7 @@ from simonides.directory import Directory, digest
 from simonides.errors import NotFound
 from simonides.testing.directories import BOUND, PLAIN, DirectorySuite, MakeDirectory
 
-DIRECTORIES = ("memory:", "sqlite:///<tmp>/me.db-keys")
+DIRECTORIES = ("memory:", "sqlite:///<tmp>/me.db-keys", "postgres:")
 
 unix = pytest.mark.skipif(os.name == "nt", reason="there are no modes, and there is no SIGKILL")
 
@@ -36,8 +38,11 @@ def opened(url: str) -> Directory:
 def make_directory(request: pytest.FixtureRequest, tmp_path: Path) -> MakeDirectory:
     """Return what opens a new, empty directory each time; whoever opens one closes it."""
     numbers = itertools.count()
+    server = request.getfixturevalue("postgres") if request.param == "postgres:" else None
 
     async def make() -> Directory:
+        if server:
+            return opened(server.url(schema=f"keys_{secrets.token_hex(8)}"))
         return opened(request.param.replace("<tmp>", f"{tmp_path}/{next(numbers)}"))
 
     return make
@@ -170,12 +175,65 @@ def test_the_keys_to_a_store_lie_beside_its_file(home: Path) -> None:
         (config.settings().store_url, f"sqlite:///{data / 'memory.db'}-keys"),
         (":memory:", f"sqlite:///{data / 'keys.db'}"),
         ("memory:", f"sqlite:///{data / 'keys.db'}"),
-        ("postgres://host/simonides", f"sqlite:///{data / 'keys.db'}"),
+        ("postgres://host/db", "postgres://host/db?schema=simonides_keys"),
+        (
+            "postgresql://me:p%40w@host/db?schema=acme&sslmode=require&read_url=x",
+            "postgres://me:p%40w@host/db?sslmode=require&schema=acme_keys",
+        ),
+        ("other://host/db", f"sqlite:///{data / 'keys.db'}"),
     ):
         assert config.directory_url(store) == url
 
 
+def test_the_index_that_fits_a_store_lies_beside_it(home: Path) -> None:
+    for store, url in (
+        ("me.db", "flat:"),
+        (":memory:", "flat:"),
+        ("postgres://me@host/db", "pgvector://me@host/db?schema=simonides_near"),
+        ("postgresql://h1,h2/db?schema=acme&read_url=x", "pgvector://h1,h2/db?schema=acme_near"),
+    ):
+        assert config.Settings(store=store).index_url == url
+    assert config.Settings(store="postgres://host/db", index="exact:").index_url == "exact:"
+
+
 # -- several processes -------------------------------------------------------------------------------------------
+
+
+async def test_keys_in_postgresql_survive_a_kill_of_the_server(engines: Machine) -> None:
+    server = engines.postgres()
+    first, second = opened(server.url()), opened(f"postgres{server.url().removeprefix('postgresql')}")
+    key, secret = await first.make(BOUND)
+    assert await second.find(secret) == key
+    server.kill()
+    server.start()
+    assert await first.find(secret) == key
+    assert (await second.revoke(key.id, JUNE)).closed(JUNE) == "revoked"
+    found = await first.find(secret)
+    assert found is not None and found.revoked == JUNE
+    server.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simonides.postgresql.WAIT_S", 0.5)
+        with pytest.raises(Unavailable):
+            await first.find(secret)
+    for directory in (first, second):
+        await directory.close()
+
+
+async def test_a_schema_of_another_program_holds_no_keys(postgres: Postgres) -> None:
+    directory = opened(postgres.url(schema="information_schema"))
+    with pytest.raises(Invalid, match="another program"):
+        await directory.keys()
+    await directory.close()
+
+
+async def test_several_that_make_the_schema_at_once_all_write_to_it(postgres: Postgres) -> None:
+    url = postgres.url(schema=f"keys_{secrets.token_hex(8)}")
+    several = [opened(url) for _ in range(4)]
+    made = await asyncio.gather(*(directory.make(PLAIN) for directory in several * 5))
+    assert {key.id for key in await several[0].keys()} == {key.id for key, _ in made}
+    for directory in several:
+        await directory.close()
+
 
 CHILD = """
 import asyncio, sys

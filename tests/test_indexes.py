@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import simonides
+from simonides import config
 from simonides.errors import Invalid, Unavailable
 from simonides.index import Index
 from simonides.indexes import exact, flat, kernels
@@ -48,6 +49,10 @@ URLS = (
     "flat:",  # all in memory, as they are
     "flat:?small=0",  # codes, each row scored
     "flat:?small=5&exact=10",  # grows from the one to the other
+    "<pgvector>small=0",  # every row in the table of all small groups, each looked at
+    "<pgvector>small=5&exact=10",  # grows from memory to a table of its own with a graph
+    "qdrant::memory:?small=0",
+    *filter(None, [os.environ.get("SIMONIDES_TEST_QDRANT_URL")]),  # with ?small=0
 )
 CODES = "flat:?small=0"
 ROWS = 200
@@ -55,15 +60,18 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(simonides.__file__).parents[1
 
 
 def open_index(url: str, store: Store, model: str = MODEL, dimension: int = DIMENSION) -> Any:
-    return (exact if url == "exact:" else flat).open(url, store, model, dimension)
+    return config.open_backend("indexes", url, store, model, dimension)
 
 
 @pytest.fixture(params=URLS)
 async def index_over(request: pytest.FixtureRequest) -> AsyncIterator[MakeIndex]:
-    opened = list[Index]()
+    opened, url = list[Index](), request.param
+    if url.startswith("<pgvector>"):  # what they have in a schema, they tell apart by the stores
+        options = url.removeprefix("<pgvector>")
+        url = f"pgvector{request.getfixturevalue('postgres').url().removeprefix('postgresql')}?{options}"
 
     def over(store: Store, *, model: str = MODEL, dimension: int = DIMENSION) -> Index:
-        opened.append(open_index(request.param, store, model, dimension))
+        opened.append(open_index(url, store, model, dimension))
         return opened[-1]
 
     yield over

@@ -209,6 +209,19 @@ async def test_words_alone_are_said_to_be_a_fallback() -> None:
     assert "words alone" in hits.notes[0]
 
 
+async def test_an_index_that_does_not_answer_leaves_the_words() -> None:
+    """It is asked at all only because nothing is held in memory with small=0."""
+    nowhere = "pgvector://me:hunter2@127.0.0.1:1/none?small=0"
+    async with AsyncMemory(":memory:", embedder="hashing:", index=nowhere) as memory:
+        kept = await memory.remember("I like tea")
+        hits = await memory.recall("tea")
+        why = await memory.explain_missing(kept.id, "coffee")
+    assert [hit.id for hit in hits] == [kept.id]
+    assert "words alone, because the index did not answer" in hits.notes[0]
+    assert "hunter2" not in hits.notes[0]
+    assert why.reason == "irrelevant"
+
+
 class Heard(HashingEmbedder):
     """Keeps the questions that it was asked to embed."""
 

@@ -328,6 +328,9 @@ def test_no_password_of_a_url_is_shown(password: str) -> None:
 
 def test_a_password_with_a_slash_is_hidden_and_a_port_is_not() -> None:
     assert hide("https://me:a/b@host") == f"https://me:{HIDDEN}@host"
+    assert hide("postgres://h/d?password=a%20b&x=1&sslpassword=c") == (
+        f"postgres://h/d?password={HIDDEN}&x=1&sslpassword={HIDDEN}"
+    )
     for plain in ("http://host:80/a@b", "sqlite:////data/a:b@c/m.db", "memory:", "https://host/a:b"):
         assert hide(plain) == plain
 

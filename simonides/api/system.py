@@ -6,6 +6,7 @@ from ..access import Permit
 from ..config import OFF
 from ..errors import SimonidesError
 from ..record import now
+from ..serving import hide
 from ..version import VERSION
 from ..wire import Json
 from .operation import Call, Desk, operation
@@ -27,7 +28,7 @@ async def parts(desk: Desk) -> list[Json]:
     elif memory.behind:
         vectors = _part("vectors", False, True, memory.behind)
     else:
-        says = f"{memory.settings.embedder} over {memory.settings.index}"
+        says = f"{memory.settings.embedder} over {hide(memory.settings.index_url)}"
         vectors = _part("vectors", True, False, f"{says}; {late} changes behind" if late else says)
     llm = _part("llm", True, True, "none: everything works by rule, without a language model")
     return [store, vectors, await _cache(desk), llm]

@@ -127,7 +127,7 @@ async def _model(asked: Asked, store: Store, url: str) -> AsyncIterator[Model]:
     embedder: Embedder = open_backend("embedders", url)
     await asyncio.to_thread(embedder.tokens, "ready")
     vectors = Vectors(embedder)
-    index = open_backend("indexes", asked.settings.index, store, vectors.model, embedder.dimension)
+    index = open_backend("indexes", asked.settings.index_url, store, vectors.model, embedder.dimension)
     try:
         home = Scope(tenant=asked.settings.tenant, space=asked.settings.space)
         yield Model(embedder, index, vectors, Passes(store, (vectors,), index, home))
@@ -223,7 +223,7 @@ async def _drop(asked: Asked, name: str, yes: bool) -> int:
                 return REFUSED
         with terminal.counting(f"Removing {name}", asked.quiet, total=vectors) as progress:
             indexes = [
-                open_backend("indexes", asked.settings.index, store, model, 1)
+                open_backend("indexes", asked.settings.index_url, store, model, 1)
                 for model in await store.models()
                 if model.rpartition("/")[0] == name and not found[name].answers
             ]

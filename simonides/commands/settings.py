@@ -24,6 +24,7 @@ from .remember import remark
 
 COMPLAINTS = 1  # the exit status where something is wrong
 ASKED = ("store", "embedder", "user", "space", "tenant")  # settings that are common options
+RESOLVED = {"store": "store_url", "index": "index_url"}  # settings that stand for another value where they are empty
 EXTRAS = {"grpc_port": ("grpc", "grpc"), "tracing": ("tracing", "opentelemetry")}  # a setting needs this extra
 
 
@@ -52,7 +53,7 @@ def _show_settings(asked: Asked) -> None:
 def _rows(table: str, settings: configuration.Settings | Serving, asked: Asked) -> Iterator[dict[str, Any]]:
     origins = configuration.origins(table, {} if table else _given(asked))
     for field in dataclasses.fields(settings):
-        value = told(field, getattr(settings, "store_url" if field.name == "store" else field.name))
+        value = told(field, getattr(settings, RESOLVED.get(field.name, field.name)))
         origin = origins[field.name].origin if field.name in origins else "default"
         yield {"name": f"{table}.{field.name}".strip("."), "value": value, "from": origin}
 
@@ -151,7 +152,7 @@ def _missing(settings: configuration.Settings, serving: Serving) -> Iterator[str
         yield from _said(_check_name, name, getattr(settings, name)) if getattr(settings, name) else ()
     yield from _said(configuration.opener, "stores", configuration.store_url(settings.store_url))
     yield from _unreadable(settings.store_url)
-    yield from _said(configuration.opener, "indexes", settings.index)
+    yield from _said(configuration.opener, "indexes", settings.index_url)
     yield from _said(_try_cache, settings.cache)
     if settings.embedder != configuration.OFF:
         yield from _said(_try_embedder, settings.embedder)

@@ -34,8 +34,9 @@ from ..record import Scope
 from ..store import Extent, Store
 from . import kernels
 from .flat_codes import BLOCK, ENDINGS, FileCodes, GroupCodes, Head, MemoryCodes, Owner, Rows, model_name, stem
-from .flat_search import Candidates, Coded, Matches, Search, Whole, decoded, meant, tuned
+from .flat_search import Candidates, Coded, Whole, tuned
 from .kernels import Floats
+from .search import Held, Matches, Rank, Search, checked, decoded, everything, meant
 
 FOLDER = "vectors"
 WORKERS = 4
@@ -44,7 +45,6 @@ LOCK_POLL_S = 0.005
 LOCK_REST_S = 0.011  # between two blocks, for others to come in: they may be waiting to empty a row
 CLOSE_S = 1.0  # how long closing waits for another process; what is not flushed is only written again some day
 OPEN_MAX = 32  # groups whose files are kept open: six descriptors each
-ROOM = 64 * 1024 * 1024  # bytes of small groups that are kept in memory
 SAMPLE = 64  # rows that are compared with the store when files are opened
 TUNING = 20  # vectors that the number of candidates is tuned with
 
@@ -62,22 +62,13 @@ class Options:
     faiss: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Small:
-    """A small group's vectors, as far as they were read."""
-
-    group: int
-    vectors: Floats
-    holes: int
-
-
 class FlatIndex:
     def __init__(self, url: str, store: Store, model: str, dimension: int) -> None:
         self._options = _parsed(url)
         self._store, self._model, self._dimension = store, model, dimension
         self._folder = Path(store.folder) / FOLDER if store.folder else None
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="simonides-flat")
-        self._small: OrderedDict[Realm, _Small] = OrderedDict()
+        self._small = Held(store, model, dimension, self._run)
         self._codes: OrderedDict[Realm, GroupCodes] = OrderedDict()
         self._locks: dict[Realm, asyncio.Lock] = {}
         self._matches = Matches(store, model)
@@ -85,7 +76,7 @@ class FlatIndex:
         self._swept = False
 
     async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[str, float]]:
-        query, vector = meant(query), self._checked(vector)
+        query, vector = meant(query), checked(vector, self._model, self._dimension)
         extent = await self._store.extent(query.scope, self._model)
         if limit < 1 or not extent.slots:
             return []
@@ -93,56 +84,24 @@ class FlatIndex:
         search = Search(self._store, self._model, query, vector, limit, self._run)
         if query.ids is not None:
             slots = await self._store.slots(query, self._model)
-            await search.through(candidates.among(slots), patient=True)
-        elif self._matches.remembers(query, extent) or not await search.through(candidates, patient=False):
+            await search.through(self._rank(candidates.among(slots), vector), patient=True)
+        elif self._matches.remembers(query, extent) or not await search.through(
+            self._rank(candidates, vector), patient=False
+        ):
             slots = await self._matches.slots(query, extent)
-            await search.through(candidates.among(slots), patient=True)
+            await search.through(self._rank(candidates.among(slots), vector), patient=True)
         return search.answer()
 
-    def _checked(self, vector: Floats) -> Floats:
-        vector = np.ascontiguousarray(vector, np.float32)
-        if vector.shape != (self._dimension,):
-            raise Invalid(f"a vector of shape {vector.shape} was given; {self._model} has {self._dimension} dimensions")
-        return vector
+    def _rank(self, candidates: Candidates, vector: Floats) -> Rank:
+        return lambda wide: self._run(candidates.rank, vector, wide)
 
     async def _candidates(self, scope: Scope, extent: Extent) -> Candidates:
         if extent.slots <= self._options.small:
-            return Whole(await self._vectors(scope, extent))
+            return Whole(await self._small.vectors(scope, extent))
         return self._coded(await self._rows(scope, extent), extent.slots)
 
     def _coded(self, rows: Rows, n: int) -> Coded:
         return Coded(rows, n, self._options.exact, self._options.candidates, self._options.faiss)
-
-    # -- small groups: the vectors themselves, in memory ---------------------------------------------------------
-
-    async def _vectors(self, scope: Scope, extent: Extent) -> Floats:
-        """Return the vectors up to the extent; the group that was not asked for longest makes room."""
-        known = self._small.get(scope.realm)
-        if known is None or known.group != extent.group:
-            known = _Small(extent.group, np.zeros((0, self._dimension), np.float32), 0)
-        if len(known.vectors) < extent.slots or known.holes < extent.holes:
-            known = await self._extended(known, scope, extent)
-        self._small[scope.realm] = known
-        self._small.move_to_end(scope.realm)
-        while len(self._small) > 1 and sum(one.vectors.nbytes for one in self._small.values()) > ROOM:
-            self._small.popitem(last=False)
-        return known.vectors
-
-    async def _extended(self, known: _Small, scope: Scope, extent: Extent) -> _Small:
-        start, slots = len(known.vectors), max(len(known.vectors), extent.slots)
-        new = await self._store.vectors(scope, self._model, start=start, limit=slots - start) if slots > start else []
-        gone = await self._store.holes(scope, self._model, after=known.holes)
-        new = [(slot, half) for slot, half in new if slot < slots]
-
-        def extend() -> Floats:
-            vectors = np.zeros((slots, self._dimension), np.float32)
-            vectors[:start] = known.vectors
-            vectors[[slot for slot, _ in new]] = decoded([half for _, half in new], self._dimension)
-            for kept in (vectors, known.vectors):  # what was erased is not left lying in the old one either
-                kept[[slot for slot in gone if slot < len(kept)]] = 0
-            return vectors
-
-        return _Small(known.group, await self._run(extend), known.holes + len(gone))
 
     # -- larger groups: codes ------------------------------------------------------------------------------------
 
@@ -233,7 +192,7 @@ class FlatIndex:
         if not rows.head.filled:
             return True
         spread = np.unique(np.linspace(0, rows.head.filled - 1, SAMPLE + 1).astype(np.int64))
-        owned = await self._store.owners(_everything(scope), self._model, spread.tolist())
+        owned = await self._store.owners(everything(scope), self._model, spread.tolist())
         found = [(slot, half) for slot, _, half in owned if slot < rows.head.filled]
         return not await self._run(_differing, rows, found, self._dimension)
 
@@ -257,11 +216,11 @@ class FlatIndex:
 
     async def _catch_up_small(self, scope: Scope, extent: Extent) -> None:
         await self._remove(scope.realm)
-        if scope.realm in self._small:
-            await self._vectors(scope, extent)
+        if scope in self._small:
+            await self._small.vectors(scope, extent)
 
     async def _catch_up_codes(self, scope: Scope, extent: Extent) -> None:
-        self._small.pop(scope.realm, None)
+        self._small.forget(scope)
         try:
             await self._empty(scope, extent)
             rows = self._open_rows(scope, extent)
@@ -304,7 +263,7 @@ class FlatIndex:
         """Find how many candidates these vectors need. It takes seconds for millions, so the lock is not held."""
         n = rows.head.filled
         spread = np.linspace(0, n - 1, TUNING + 2)[1:-1].astype(np.int64).tolist()
-        owned = await self._store.owners(_everything(scope), self._model, spread)
+        owned = await self._store.owners(everything(scope), self._model, spread)
         if not owned:
             return
         vectors = decoded([half for _, _, half in owned], self._dimension)
@@ -475,11 +434,6 @@ def _parsed(url: str) -> Options:
     if chosen not in ("faiss", "numpy"):
         raise Invalid(f"{url!r}: kernels are faiss or numpy")
     return Options(**numbers, faiss=chosen == "faiss")
-
-
-def _everything(scope: Scope) -> Query:
-    """Return the query for every version in the scope's realm."""
-    return Query(scope=Scope(tenant=scope.tenant, space=scope.space), statuses=None, any_time=True, limit=10**9)
 
 
 def _differing(rows: Rows, found: list[tuple[int, bytes]], dimension: int) -> int:

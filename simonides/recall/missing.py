@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Unavailable
 from ..query import Factor, Query
 from ..record import NEVER, Record
 from ..store import Store
@@ -227,5 +228,8 @@ def said_of(question: Question, pool: Pool, record: Record) -> float:
 async def _cosine(id: str, query: Query, means: Means, pool: Pool) -> float | None:
     if means.index is None or pool.asked is None:
         return None
-    near = await means.index.near(dataclasses.replace(query, ids=frozenset({id}), limit=1), pool.asked.vector, 1)
+    try:
+        near = await means.index.near(dataclasses.replace(query, ids=frozenset({id}), limit=1), pool.asked.vector, 1)
+    except Unavailable:  # then recall itself has gone by words alone, and said so
+        return None
     return near[0][1] if near else None
