@@ -1,7 +1,8 @@
 """Opens what the settings name. A URL's scheme is a file's name: `sqlite:` is `stores/sqlite.py`.
 
 Only this module knows that there are backends. Other people's are found by entry points, in the groups
-`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders` and `simonides.importers`.
+`simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders`, `simonides.sinks`,
+`simonides.feeds` and `simonides.importers`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import platformdirs
 
 from .errors import Invalid, SimonidesError
-from .serving import Serving, hide, setting
+from .serving import Serving, setting, told
 from .sources import File, Given, find, read_file, unknown_in_environment, unknown_in_file, value_of
 from .sources import did_you_mean as did_you_mean
 
@@ -34,6 +35,7 @@ class Settings:
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
+    sinks: tuple[str, ...] = setting((), "URLs of the sinks that are sent what happens, as events", urls=True)
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")
     user: str = setting("", "the command line's user when none is named")
@@ -41,7 +43,8 @@ class Settings:
     require: str = setting("", 'levels that every call must name, e.g. "user" or "user,session"')
 
     def __repr__(self) -> str:
-        return f"Settings({', '.join(f'{name}={hide(getattr(self, name))!r}' for name in NAMES)})"
+        fields = dataclasses.fields(self)
+        return f"Settings({', '.join(f'{field.name}={told(field, getattr(self, field.name))!r}' for field in fields)})"
 
     @property
     def store_url(self) -> str:
@@ -54,7 +57,7 @@ NAMES, SERVER_NAMES = (tuple(field.name for field in dataclasses.fields(each)) f
 NAMED = {"": NAMES, SERVER: SERVER_NAMES}
 
 
-def settings(given: Mapping[str, str | None] | None = None, *, path: Path | None = None) -> Settings:
+def settings(given: Mapping[str, Any] | None = None, *, path: Path | None = None) -> Settings:
     """Return the settings: what was given, else the environment, else the file, else the defaults."""
     taken = {name: value for name, value in (given or {}).items() if value is not None}
     return Settings(**_read("", {}, path, taken.keys()), **taken)

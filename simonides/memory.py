@@ -52,6 +52,7 @@ from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
+from .sending import Sending, senders
 from .store import Certificate, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
@@ -61,6 +62,8 @@ T = TypeVar("T")
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
 
+SENT_S = 5.0  # that closing gives the sinks to take what was written
+
 
 class AsyncMemory:
     """A memory over one store. Opened at the first call; close it, or use it in `async with`.
@@ -68,7 +71,8 @@ class AsyncMemory:
     `url` names the store: a URL, a path, or ":memory:"; without it, the user's own. `settled` (default) embeds what is
     remembered before a call returns; otherwise that happens in the background. `require` names levels that every call
     must name ("user"). `embedder` is a URL ("local:", "none" for words alone) or an Embedder of your own. `zone` is the
-    IANA time zone of the caller, for dates without a time; default, the system's.
+    IANA time zone of the caller, for dates without a time; default, the system's. `sinks` are URLs that are sent what
+    happens, as events.
     """
 
     _patience_s: float | None = None  # what closing gives a pass of the embedder to end; None: all that it takes
@@ -83,6 +87,7 @@ class AsyncMemory:
         settled: bool = True,
         embedder: str | Embedder | None = None,
         index: str | None = None,
+        sinks: Sequence[str] | None = None,
         zone: str | None = None,
     ) -> None:
         if url is not None and (not isinstance(url, str | Path) or not str(url).strip() or "\0" in str(url)):
@@ -91,7 +96,8 @@ class AsyncMemory:
             raise Invalid(f"embedder must be a URL such as 'local:' or an Embedder, not {embedder!r}")
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
-        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index})
+        named_sinks = None if sinks is None else tuple(sinks)
+        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index, "sinks": named_sinks})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
             tenant=named("tenant", self.settings.tenant) or "", space=named("space", self.settings.space) or ""
@@ -105,6 +111,7 @@ class AsyncMemory:
         self._followers: tuple[Follower, ...] = ()
         self._passes: Passes | None = None  # with the store
         self._recalls: Recalls | None = None  # with the store
+        self._sending: Sending | None = None  # with the store
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
@@ -679,6 +686,8 @@ class AsyncMemory:
         await self._calls.ended()
         if self._passes:
             await self._passes.ended(self._patience_s)
+        if self._sending:
+            await self._sending.ended(SENT_S)
         if self._recalls:
             await self._recalls.close()
         for part in (self._index, self._embedder, self._store):
@@ -718,6 +727,7 @@ class AsyncMemory:
                 found: Index = open_backend("indexes", self.settings.index, store, vectors.model, size)
                 index = self._opened("index", found)
             await finish(store, index)
+            sending = Sending(store, await senders(self.settings.sinks, store))
         except BaseException:
             if index:
                 await index.close()
@@ -725,6 +735,7 @@ class AsyncMemory:
             raise
         self._index, self._recalls = index, Recalls(store)
         self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
+        self._sending = sending.begun()
 
     def _opened(self, part: str, what: T) -> T:
         """Return what a store, index or embedder is used through: itself, unless somebody measures it."""
@@ -744,7 +755,8 @@ class AsyncMemory:
         return found[0]
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
-        assert self._passes is not None
+        assert self._passes is not None and self._sending is not None
+        self._sending.notice()
         if self._settled or wait:
             await self._passes.settle(progress)
         else:

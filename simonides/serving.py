@@ -22,6 +22,8 @@ LOGS = ("auto", "pretty", "json")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
 
+_SECRET = re.compile(r"(?<=[?&]secret=)[^&#\s\"']*")
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -32,6 +34,7 @@ class About:
     most: float | None = None
     choices: tuple[str, ...] = ()
     url: bool = False  # empty, or http(s)://…
+    urls: bool = False  # each is a URL, which may have commas in it
     origins: bool = False  # each is an origin as a browser names it, or *
     reload: bool = False  # a running server takes a new value
     secret: bool = False
@@ -123,12 +126,12 @@ def told(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a value as it may be shown: JSON, and no secret."""
     if isinstance(value, str):
         return HIDDEN if value and about(field).secret else hide(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [hide(each) for each in value] if isinstance(value, tuple) else value
 
 
 def hide(text: str) -> str:
-    """Return a text without the password of a URL in it."""
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    """Return a text without the password of a URL in it, and without a secret among its options."""
+    return _SECRET.sub(HIDDEN, _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------
