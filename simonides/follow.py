@@ -6,19 +6,25 @@ in the same transaction as its new place in the log, so a crash repeats work but
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import random
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol
 
-from .errors import Conflict
+from .errors import Conflict, Damaged, Unavailable
 from .query import Query
-from .record import Record, Scope
-from .store import Batch, Change, Cursor, Store
+from .record import Record, Scope, now
+from .store import Batch, Change, Cursor, Letter, Store
 
 STEP = 256  # changes that one step reads
 SHARDS = 64  # shares of the log that workers divide among themselves; a store that has followed by them keeps them
+
+EVERY = 16  # changes of which each one failed, and no other went well: then it is not the changes
+WAITS = (Unavailable, Damaged, OSError)  # not about one change: the whole follower waits
 
 Progress = Callable[[int], None]  # told how many changes were just followed
 
@@ -97,8 +103,101 @@ class Source(Protocol):
         ...
 
 
-def place_name(follower: str, shard: int) -> str:
+def place_name(follower: str, shard: int | str) -> str:
     return f"{follower}#{shard}"
+
+
+def reached(follower: str, cursors: Mapping[str, int]) -> int:
+    """Return the line up to which everything is followed, whoever follows: one for all, or workers by shards.
+
+    Everything up to the follower's own place is followed in every shard. Workers begin their shards there, and move it
+    on to the least of the shards' places; one who follows alone moves it himself. So both may work on one store.
+    """
+    return max(cursors.get(follower, 0), min(cursors.get(place_name(follower, k), 0) for k in range(SHARDS)))
+
+
+async def followed(follower: str, store: Store) -> int:
+    """The same, as it is in the store now."""
+    return reached(follower, await store.cursors(follower))
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a change is tried, and how long is waited before the next time: at random up to a bound that doubles
+    with each, so that many who failed together do not come again together ("full jitter").
+    """
+
+    tries: int = 5
+    first_s: float = 0.2
+    most_s: float = 30.0
+
+    def pause(self, tried: int) -> float:
+        """Return the seconds to wait after so many failures."""
+        return random.uniform(0, min(self.most_s, self.first_s * 2 ** min(tried - 1, 30)))
+
+
+HASTE = Patience(tries=3, first_s=0.05, most_s=0.2)  # where somebody waits for the call that it happens in
+
+
+async def attempt(follower: Follower, changes: Sequence[Change], store: Store, patience: Patience = HASTE) -> Batch:
+    """Return what the follower makes of the changes; of those that it cannot follow however often, letters.
+
+    Where it raises, halves are tried, and halves of these, until what fails stands alone; that is tried again. What
+    concerns everything (WAITS) is raised as it is. So is, as Unavailable, what looks like it: every one of many failed.
+    """
+    done, failed = await _apart(follower, changes, store)
+    tried = 1
+    while failed and tried < patience.tries:
+        await asyncio.sleep(patience.pause(tried))
+        tried, again = tried + 1, list[Failed]()
+        for change, _ in failed:
+            more, still = await _apart(follower, [change], store)
+            done, again = done + more, again + still
+        failed = again
+    if len(failed) == len(changes) >= EVERY:
+        raise Unavailable(f"{follower.name} fails with every change: {_told(failed[0][1])}")
+    return done + Batch(letters=tuple(Letter(follower.name, change, tried, now(), _told(e)) for change, e in failed))
+
+
+Failed = tuple[Change, Exception]
+
+
+async def _apart(follower: Follower, changes: Sequence[Change], store: Store) -> tuple[Batch, list[Failed]]:
+    """Return what comes of the changes, and those of them that fail by themselves."""
+    try:
+        return await follower.follow(changes, store) if changes else Batch(), []
+    except WAITS:
+        raise
+    except Exception as error:
+        if len(changes) == 1:
+            return Batch(), [(changes[0], error)]
+    middle = len(changes) // 2
+    (left, bad), (right, more) = [await _apart(follower, half, store) for half in (changes[:middle], changes[middle:])]
+    return left + right, bad + more
+
+
+def _told(error: Exception) -> str:
+    """Return what kind of error it is and where it was raised: its message may hold what was remembered."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__qualname__} in {frame.name} ({frame.filename.rpartition('simonides/')[2]}:{frame.lineno})"
+
+
+async def replay(
+    follower: Follower, store: Store, shards: frozenset[int] | None = None, patience: Patience = HASTE
+) -> int:
+    """Try those letters again that somebody asked for, in these shards or in all; return how many were answered."""
+    answered, after = 0, 0
+    while page := await store.letters(follower.name, after=after, limit=STEP):
+        after = page[-1].change.seq
+        asked = [letter.change for letter in page if not letter.tries]
+        asked = [change for change in asked if shards is None or shard(change.scope) in shards]
+        if asked:
+            batch = await attempt(follower, asked, store, patience)
+            again = {letter.change.seq for letter in batch.letters}
+            fine = tuple((follower.name, change.seq) for change in asked if change.seq not in again)
+            await store.commit(batch + Batch(answered=fine))
+            answered += len(fine)
+    return answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +214,23 @@ async def step(follower: Follower, store: Store, limit: int = STEP) -> Step:
 
     Another process may be the same follower: whoever comes second finds the place moved, and its work undone.
     """
-    place = await store.cursor(follower.name)
+    places = await store.cursors(follower.name)
+    own, place = places.get(follower.name, 0), reached(follower.name, places)
     changes = await store.changes(after=place, limit=limit)
     if not changes:
         return Step(place, 0, True)
-    wanted = [change for change in changes if follower.kinds is None or change.kind in follower.kinds]
-    batch = await follower.follow(wanted, store) if wanted else Batch()
+    batch = await attempt(follower, wanted(follower, changes), store)
     try:
-        await store.commit(batch, cursor=Cursor(follower.name, place, changes[-1].seq))
+        await store.commit(batch, cursor=Cursor(follower.name, own, changes[-1].seq))
     except Conflict:
-        if (moved := await store.cursor(follower.name)) == place:
+        if await store.cursor(follower.name) == own:
             raise
-        return Step(moved, len(changes), False)
+        return Step(await followed(follower.name, store), len(changes), False)
     return Step(changes[-1].seq, len(changes), len(changes) < limit)
+
+
+def wanted(follower: Follower, changes: Sequence[Change]) -> list[Change]:
+    return [change for change in changes if follower.kinds is None or change.kind in follower.kinds]
 
 
 async def settle(followers: Sequence[Follower], store: Store, progress: Progress | None = None) -> int:
@@ -145,7 +248,9 @@ async def settle(followers: Sequence[Follower], store: Store, progress: Progress
 async def lagging(followers: Sequence[Follower], store: Store) -> list[str]:
     """Return the names of those that have not read everything."""
     return [
-        follower.name for follower in followers if await store.changes(after=await store.cursor(follower.name), limit=1)
+        follower.name
+        for follower in followers
+        if await store.changes(after=await followed(follower.name, store), limit=1)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from .follow import Follower
+from .follow import Follower, followed
 from .record import Scope
 from .store import Change, Store
 
@@ -49,5 +49,5 @@ def _concerns(line: Change, scope: Scope) -> bool:
 
 async def position(store: Store, followers: Sequence[Follower]) -> Position:
     written = await store.head()
-    places = [await store.cursor(follower.name) for follower in followers]
+    places = [await followed(follower.name, store) for follower in followers]
     return Position(written, min(places, default=written))

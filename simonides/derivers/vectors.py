@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..embedder import TOKEN_BYTES, Embedder, TokenEmbedder
 from ..errors import Conflict
-from ..follow import live
+from ..follow import live, place_name
 from ..kinds import Message
 from ..record import Record
 from ..store import Batch, Change, Cursor, Embedding, Store
@@ -32,6 +32,7 @@ _WIDE = re.compile(r"[^\x00-\u024f]")  # outside Latin a character is about a to
 
 class Vectors:
     kinds: frozenset[str] | None = None
+    joins = True  # embeddings are all that it makes, of each record its own
 
     def __init__(self, embedder: Embedder) -> None:
         self.model = f"{embedder.name}/{RECIPE}"
@@ -40,6 +41,8 @@ class Vectors:
         self._retired: set[str] = set()  # models of older recipes whose followers were sent back
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
+        if any(not change.version and change.kind != "certificate" for change in changes):
+            self._embedder.clear_cache()  # wherever it was erased, nothing of it stays here
         records = [record for record in await live(changes, store) if record.text.strip()]
         parts = [[f"{header(record)}{passage}" for passage in passages(record.text)] for record in records]
         vectors, tokens = await encoded(self._embedder, [text for texts in parts for text in texts])
@@ -59,11 +62,14 @@ class Vectors:
 
     async def _retire(self, model: str, store: Store) -> bool:
         """Send the follower back; return whether nobody but us has moved it."""
-        if place := await store.cursor(_name(model)):
+        name = _name(model)
+        places = await store.cursors(name)
+        if moved := {each: places[each] for each in places if each == name or each.startswith(place_name(name, ""))}:
             if model in self._retired:
                 return False
             try:
-                await store.commit(Batch(), cursor=Cursor(_name(model), place, 0))
+                for each in sorted(moved, reverse=True):  # its own comes last: it stands for all shards
+                    await store.commit(Batch(), cursor=Cursor(each, moved[each], 0))
             except Conflict:
                 return False
         self._retired.add(model)
