@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl, quote
 
 from .address import yes
 from .config import open_backend
-from .errors import Conflict, Invalid, Limited, SimonidesError
-from .follow import live, step
+from .errors import Conflict, Invalid, SimonidesError
+from .follow import followed, live, step
 from .plain import as_json, change_as_json
 from .record import Record, Scope
-from .sink import Event, Sink, SwitchedOff
+from .sink import Event, Later, Sink, SwitchedOff
 from .store import Batch, Change, Cursor, Store
+from .turn import Turn
 
 WAIT_S, WAIT_MAX_S = 0.5, 300.0  # after the first failure; each next wait is twice as long, up to the other
 LOOK_S = 1.0  # between two looks at what other processes have written
@@ -126,7 +127,7 @@ class Sending:
     """The senders of one store at work, each in a task of its own: none waits for another, and nobody for them.
 
     What a sink does not take now it is sent later: after waits that grow, or when it asked to be sent to again.
-    `behind` says of each that is held up why.
+    `behind` says of each that is held up why. Of several processes one sends at a time, each sink by itself.
     """
 
     def __init__(self, store: Store, senders: Sequence[Sender]) -> None:
@@ -160,16 +161,25 @@ class Sending:
             await sender.sink.close()
 
     async def _send(self, sender: Sender, stir: asyncio.Event) -> None:
+        turn = Turn(self._store, sender.name)
+        try:
+            await self._send_on(sender, stir, turn)
+        finally:
+            await turn.over()
+
+    async def _send_on(self, sender: Sender, stir: asyncio.Event, turn: Turn) -> None:
         failures = 0
         while True:
             stir.clear()
             try:
-                if (await step(sender, self._store)).done:
-                    self._well(sender)
-                    failures = 0
-                    if self._ending:
-                        return
-                    await self._more(sender, stir)
+                if await self._sent(sender, turn):
+                    continue
+                failures = 0
+                self._well(sender)
+                await turn.over()
+                if self._ending:
+                    return
+                await self._more(sender, stir)
             except SwitchedOff as off:
                 self.behind[sender.name] = str(off)
                 log.warning("%s; it is asked again when the memory is next opened", off)
@@ -181,15 +191,23 @@ class Sending:
                     return
                 await self._pause(error, failures, stir)
 
+    async def _sent(self, sender: Sender, turn: Turn) -> bool:
+        """Send some; return whether there is more, and nobody else sends it."""
+        if await self._store.head() <= await followed(sender.name, self._store) or not await turn.mine():
+            return False
+        return not (await step(sender, self._store)).done
+
     async def _more(self, sender: Sender, stir: asyncio.Event) -> None:
         """Wait until there is more to send."""
-        place = await self._store.cursor(sender.name)
-        while not self._ending and not stir.is_set() and await self._store.head() <= place:
+        place = await followed(sender.name, self._store)
+        while not self._ending:
             await _either(stir, LOOK_S)
+            if stir.is_set() or await self._store.head() > place:
+                return
 
     async def _pause(self, error: SimonidesError, failures: int, stir: asyncio.Event) -> None:
         """Wait until it is time to try again, whatever is written meanwhile."""
-        wait = error.retry_after if isinstance(error, Limited) else pause_s(failures)
+        wait = error.after_s if isinstance(error, Later) else pause_s(failures)
         until = asyncio.get_running_loop().time() + wait
         while not self._ending and (left := until - asyncio.get_running_loop().time()) > 0:
             stir.clear()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from .errors import Unavailable
+
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"  # the content type of an event that is one JSON object
 
 
@@ -58,8 +60,16 @@ def packed(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-class SwitchedOff(Exception):
+class SwitchedOff(Unavailable):
     """Whoever was sent to wants nothing more."""
+
+
+class Later(Unavailable):
+    """Whoever was sent to says when to send again: in `after_s` seconds."""
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class Sink(Protocol):
@@ -68,8 +78,9 @@ class Sink(Protocol):
     async def send(self, events: Sequence[Event]) -> None:
         """Send them, those with the same key in their order, and return once all of them are acknowledged.
 
-        Raise Unavailable where one is not: some may have been sent, and all of them will be sent again. Raise Limited
-        where it is to be later, SwitchedOff where it is to be no more. It connects when it is first needed.
+        Raise Unavailable where one is not: some may have been sent, and all of them will be sent again; Later where it
+        says when, SwitchedOff where it is to be no more. Raise Invalid where it is one of the events that is not taken,
+        and others would be. It connects when it is first needed.
         """
         ...
 

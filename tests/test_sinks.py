@@ -39,10 +39,10 @@ from starlette.routing import Route
 
 from simonides import AsyncMemory
 from simonides.config import open_backend, settings
-from simonides.errors import Invalid, Limited, Unavailable
+from simonides.errors import Invalid, Unavailable
 from simonides.record import now
 from simonides.sending import WAIT_MAX_S, event, pause_s
-from simonides.sink import Event, Sink, SwitchedOff
+from simonides.sink import Event, Later, Sink, SwitchedOff
 from simonides.sinks import webhook
 from simonides.sinks.webhook import wait_of
 from simonides.store import Batch, Change
@@ -213,7 +213,7 @@ class Receiver:
         self.found: list[Heard] = []
         self.sent: list[tuple[dict[str, str], bytes]] = []  # every request, whatever became of it
         self.says: list[Response] = []
-        self.slow_s = 0.0
+        self.slow_s, self.refuses = 0.0, ""
         self.busy = self.busy_max = 0
         self.port = free_port()
 
@@ -226,6 +226,8 @@ class Receiver:
         self.busy -= 1
         if self.says:
             return self.says.pop(0)
+        if self.refuses and self.refuses.encode() in body:
+            return Response(status_code=422)
         self.found.append(self._heard(headers, body))
         return Response(status_code=204)
 
@@ -254,7 +256,9 @@ class Receiver:
 def receiving(certificate: Path | None = None) -> Iterator[Receiver]:
     made = Receiver()
     app = Starlette(routes=[Route("/hook", made.take, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, port=made.port, log_level="error", ssl_certfile=certificate))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=made.port, log_level="error", lifespan="off", ssl_certfile=certificate)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -349,9 +353,9 @@ async def test_it_is_told_how_long_to_wait(receiver: Receiver) -> None:
     assert wait_of(None) is wait_of("") is wait_of("soon") is wait_of("-3") is None
     receiver.says = [Response(status_code=429, headers={"retry-after": "12"}), Response(status_code=410)]
     made = sink(receiver.url())
-    with pytest.raises(Limited) as caught:
+    with pytest.raises(Later) as caught:
         await made.send([line(1)])
-    assert caught.value.retry_after == 12.0
+    assert caught.value.after_s == 12.0
     with pytest.raises(SwitchedOff):
         await made.send([line(1)])
     await made.close()
@@ -551,3 +555,26 @@ def test_what_was_written_is_sent_though_the_process_is_killed(receiver: Receive
 
 async def _all_of(memory: AsyncMemory, receiver: Receiver) -> bool:
     return set(range(1, (await memory.position()).written + 1)) <= set(numbers(receiver.found))
+
+
+async def test_what_is_refused_is_put_aside_and_the_rest_goes_on(receiver: Receiver) -> None:
+    store = MemoryStore()
+    receiver.refuses = "r2"
+    async with sending(store, receiver.url()) as sent:
+        await store.commit(Batch(put=tuple(said("x", id=f"r{number}") for number in range(1, 6))))
+        sent.notice()
+        assert sorted(numbers(await told(receiver, 4))) == [1, 3, 4, 5]
+    assert [letter.change.id for letter in await store.letters()] == ["r2"]
+
+
+async def test_of_several_processes_one_sends(receiver: Receiver) -> None:
+    store = MemoryStore()
+    receiver.slow_s = 0.002
+    async with sending(store, receiver.url()) as one, sending(store, receiver.url()) as other:
+        for _ in range(50):
+            await store.commit(Batch(put=(said("one"), said("other", BO))))
+            one.notice()
+            other.notice()
+            await asyncio.sleep(0.002)
+        found = await told(receiver, 100)
+    assert sorted(numbers(found)) == list(range(1, 101)), "each of them once"

@@ -4,7 +4,8 @@ The body is the event as one JSON object (`mode=binary`: its data alone, its att
 Standard Webhooks has it: `webhook-id`, which is the event's id, `webhook-timestamp`, and `webhook-signature`, made with
 each secret of the file. A secret is `whsec_` and base64 of 24 to 64 bytes; while one takes another's place, the file
 holds both. `secret` in the URL itself does too, where the URL is kept in a file. Any answer of 2xx acknowledges; 410
-says that nothing more is wanted; redirects are not followed, as they would go to where nobody meant to send.
+says that nothing more is wanted; 400, 413, 415 and 422 that this one is not, and it is put aside. Redirects are not
+followed, as they would go to where nobody meant to send.
 
 Events of one scope are sent one after the other, of `parallel` scopes (default 8) at once. An answer is waited for
 `seconds` (default 15). Addresses that are not public are refused, whatever name leads to them, and so is http:
@@ -27,14 +28,15 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from ..address import secret_of, whole, yes
-from ..errors import Invalid, Limited, Unavailable
-from ..sink import STRUCTURED, Event, SwitchedOff
+from ..errors import Invalid, Unavailable
+from ..sink import STRUCTURED, Event, Later, SwitchedOff
 
 SCHEMES = {"https": 443, "http": 80}
 OPTIONS = ("secret", "secret_file", "mode", "parallel", "private", "seconds")
 PARALLEL, SECONDS = 8, 15
 ANSWER_MAX = 64 * 1024  # bytes of an answer that are read, so that its connection serves the next
 WAIT_MAX_S = 3600.0  # what an answer can ask us to wait
+REFUSED = (400, 413, 415, 422)  # of this event
 PREFIX = "whsec_"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -67,7 +69,7 @@ class WebhookSink:
                 lanes.setdefault(event.key, []).append(event)
         ends = await asyncio.gather(*(self._lane(lane) for lane in lanes.values()), return_exceptions=True)
         failed = [end for end in ends if isinstance(end, BaseException)]
-        for kind in (SwitchedOff, Limited, BaseException):
+        for kind in (SwitchedOff, Later, Unavailable, BaseException):
             for error in failed:
                 if isinstance(error, kind):
                     raise error
@@ -90,10 +92,11 @@ class WebhookSink:
             raise Unavailable(f"{self.name} cannot be reached: {type(error).__name__}") from None
         if status == 410:
             raise SwitchedOff(f"{self.name} answered 410: it wants no more")
+        if status in REFUSED:
+            raise Invalid(f"{self.name} answered {status}")
         if not 200 <= status < 300:
-            if after is not None:
-                raise Limited(f"{self.name} answered {status}: later", retry_after=after)
-            raise Unavailable(f"{self.name} answered {status}")
+            said = f"{self.name} answered {status}"
+            raise Unavailable(said) if after is None else Later(said, after)
 
     def _message(self, event: Event) -> tuple[dict[str, str], bytes]:
         if self._binary:

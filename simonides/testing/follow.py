@@ -19,7 +19,6 @@ from ..plain import Json, record_of
 from ..record import Scope, now
 from ..sending import Sending, senders
 from ..store import Batch, Certificate, Change, Store
-from ..stores.memory import MemoryStore
 from .records import said
 
 PATIENCE_S = 30.0
@@ -88,12 +87,11 @@ def in_order(found: Sequence[Heard]) -> bool:
 
 
 class SinkSuite:
-    """Everything that a sink owes. `sink_url` goes where nobody else sends, and has options already (a `?`); `ear`
-    reads what came there.
+    """Everything that a sink owes. `store` is a new one. `sink_url` goes where nobody else sends, and has options
+    already (a `?`); `ear` reads what came there.
     """
 
-    async def test_what_happens_is_sent_as_it_happens(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_what_happens_is_sent_as_it_happens(self, store: Store, sink_url: str, ear: Ear) -> None:
         one, other = said(SECRET, ANA, id="one/é"), said("of bo", BO)
         async with sending(store, sink_url) as sent:
             await store.commit(Batch(put=(one, other)))
@@ -121,15 +119,14 @@ class SinkSuite:
         keys = {lines[seq].scope: heard.key for seq, heard in zip(numbers(found), found, strict=True)}
         assert keys == {ANA: "acme/main/ana", BO: "acme/main/bo%2F2%20%C3%9F"}
 
-    async def test_no_text_is_sent_unless_it_is_asked_for(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_no_text_is_sent_unless_it_is_asked_for(self, store: Store, sink_url: str, ear: Ear) -> None:
         async with sending(store, sink_url):
             await store.commit(Batch(put=(said(SECRET, metadata={"note": SECRET}, labels=("third pot",)),)))
             [heard] = await told(ear, 1)
         assert b"third pot" not in heard.raw
 
-    async def test_with_content_a_record_is_as_programs_read_it(self, sink_url: str, ear: Ear) -> None:
-        store, one = MemoryStore(), said(SECRET)
+    async def test_with_content_a_record_is_as_programs_read_it(self, store: Store, sink_url: str, ear: Ear) -> None:
+        one = said(SECRET)
         await store.commit(Batch(put=(one, one.revise(pinned=True), said("gone", id="gone"))))
         await store.commit(Batch(erase=(said("gone", id="gone").ref,)))
         async with sending(store, f"{sink_url}&from=start&content=1"):
@@ -140,23 +137,22 @@ class SinkSuite:
         assert (second.text, second.version, second.pinned) == (SECRET, 2, True)
         assert records[2:] == [None, None], "what is erased is not sent"
 
-    async def test_a_new_sink_hears_from_now_on(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_a_new_sink_hears_from_now_on(self, store: Store, sink_url: str, ear: Ear) -> None:
         await store.commit(Batch(put=(said("before"),)))
         async with sending(store, sink_url):
             await store.commit(Batch(put=(said("after"),)))
             assert numbers(await told(ear, 1)) == [2]
 
-    async def test_a_sink_hears_what_was_written_before_it_ever_took_anything(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_nothing_is_missed_before_it_first_takes_anything(
+        self, store: Store, sink_url: str, ear: Ear
+    ) -> None:
         for sender in await senders([sink_url], store):  # and then the process ends
             await sender.sink.close()
         await store.commit(Batch(put=(said("one"), said("two"))))
         async with sending(store, sink_url):
             assert numbers(await told(ear, 2)) == [1, 2]
 
-    async def test_it_goes_on_where_it_was(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_it_goes_on_where_it_was(self, store: Store, sink_url: str, ear: Ear) -> None:
         for number in range(3):
             async with sending(store, sink_url):
                 await store.commit(Batch(put=(said(f"{number}"), said("also", BO))))
@@ -164,8 +160,7 @@ class SinkSuite:
             await store.commit(Batch())
         assert sorted(numbers(await ear.heard())) == [1, 2, 3, 4, 5, 6]
 
-    async def test_what_is_sent_again_is_known_by_its_id(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_what_is_sent_again_is_known_by_its_id(self, store: Store, sink_url: str, ear: Ear) -> None:
         [sender] = await senders([f"{sink_url}&from=start"], store)
         await store.commit(Batch(put=tuple(said(f"{number}") for number in range(5))))
         await sender.follow(await store.changes(limit=3), store)  # and ends before its place is kept
@@ -176,8 +171,7 @@ class SinkSuite:
         assert {heard.event["id"] for heard in found} == {f"{store.identity}/{seq}" for seq in range(1, 6)}
         assert in_order(found)
 
-    async def test_many_events_come_whole_and_in_order(self, sink_url: str, ear: Ear) -> None:
-        store = MemoryStore()
+    async def test_many_events_come_whole_and_in_order(self, store: Store, sink_url: str, ear: Ear) -> None:
         scopes = [Scope(tenant="acme", user=f"user {number}") for number in range(7)]
         async with sending(store, sink_url) as sent:
             for start in range(0, 600, 100):
