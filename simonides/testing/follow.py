@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from ..errors import Conflict
+from ..feed import FeedSource, ended, parcels
+from ..follow import SHARDS, Portion, followed, place_name, shard
 from ..plain import Json, record_of
 from ..record import Scope, now
 from ..sending import Sending, senders
-from ..store import Batch, Certificate, Change, Store
+from ..store import Batch, Certificate, Change, Cursor, Store
 from .records import said
 
 PATIENCE_S = 30.0
@@ -207,3 +210,152 @@ def _data(line: Change) -> Json:
         "kind": line.kind,
         "scope": scope,
     }
+
+
+# -- feeds -----------------------------------------------------------------------------------------------------------
+
+FOLLOWER = "vectors/test"
+SCOPES = tuple(Scope(tenant="acme", user=f"user {number}") for number in range(40))
+
+MakeSource = Callable[[Store], FeedSource]
+
+
+class Work:
+    """What a worker does, beside others of the same store: it notes what it was given, once that is committed."""
+
+    def __init__(self, store: Store, source: FeedSource) -> None:
+        self.store, self.source = store, source
+        self.found: list[Change] = []
+        self.conflicts = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        await self.source.begin()
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            for portion in await self.source.take(64, 0.2):
+                assert all(portion.was < change.seq <= portion.upto for change in portion.changes)
+                assert all(shard(change.scope) == portion.shard for change in portion.changes)
+                try:
+                    cursor = Cursor(place_name(FOLLOWER, portion.shard), portion.was, portion.upto)
+                    await self.store.commit(Batch(), cursor=cursor)
+                except Conflict:
+                    self.conflicts += 1
+                    await self.source.back([portion])
+                else:
+                    self.found += portion.changes
+                    await self.source.done([portion])
+
+    async def end(self) -> None:
+        await self.die()
+        await self.source.close()
+
+    async def die(self) -> None:
+        """Stop at once, as a killed process does: whoever shares the work is told nothing."""
+        assert self._task is not None
+        await ended(self._task, *self.source._tasks)
+        assert self._task.cancelled() or self._task.exception() is None
+
+
+def each_once_in_order(*works: Work) -> bool:
+    """Whether nothing was followed twice, and each shard's changes in the order of the log."""
+    everything = sorted(change.seq for work in works for change in work.found)
+    ordered = True
+    for work in works:
+        for k in {shard(change.scope) for change in work.found}:
+            mine = [change.seq for change in work.found if shard(change.scope) == k]
+            ordered = ordered and mine == sorted(mine)
+    return ordered and len(everything) == len(set(everything))
+
+
+async def write(store: Store, count: int) -> None:
+    for start in range(0, count, 50):
+        kept = [said("x", SCOPES[number % len(SCOPES)]) for number in range(start, min(start + 50, count))]
+        await store.commit(Batch(put=tuple(kept)))
+
+
+async def followed_all(store: Store, *works: Work) -> None:
+    async def all_of_them() -> bool:
+        return {change.seq for work in works for change in work.found} >= set(range(1, await store.head() + 1))
+
+    await until(all_of_them, 60)
+
+
+class FeedSuite:
+    """Everything that a feed owes. `store` is a new one; `make_source` returns what a worker of it takes changes from,
+    which reads from the store what no parcel has brought within two seconds.
+    """
+
+    async def test_everything_arrives_once_and_in_order(self, store: Store, make_source: MakeSource) -> None:
+        await write(store, 400)  # before there is anybody
+        work = Work(store, make_source(store))
+        await work.begin()
+        await write(store, 600)
+        await followed_all(store, work)
+        await write(store, 1)
+        await followed_all(store, work)
+        assert len(work.source.held) == SHARDS
+
+        async def settled() -> bool:
+            return await followed(FOLLOWER, store) == 1001
+
+        await until(settled)  # also where nothing happened in a shard
+        await work.end()
+        assert each_once_in_order(work) and not work.conflicts
+
+    async def test_it_goes_on_where_it_was(self, store: Store, make_source: MakeSource) -> None:
+        works = list[Work]()
+        for _ in range(2):
+            works.append(Work(store, make_source(store)))
+            await works[-1].begin()
+            await write(store, 100)
+            await followed_all(store, *works)
+            await works[-1].end()
+            await write(store, 50)
+        assert each_once_in_order(*works)
+
+    async def test_without_a_word_from_the_broker_the_store_is_read(
+        self, store: Store, make_source: MakeSource
+    ) -> None:
+        source = make_source(store)
+        source._relay = None
+        work = Work(store, source)
+        await write(store, 3000)
+        await work.begin()
+        await followed_all(store, work)
+        await work.end()
+        assert each_once_in_order(work)
+
+    async def test_what_was_not_committed_is_given_again(self, store: Store, make_source: MakeSource) -> None:
+        source = make_source(store)
+        await write(store, 60)
+        await source.begin()
+        given = list[Portion]()
+        while sum(len(portion.changes) for portion in given) < 60:
+            given += await source.take(64, 0.2)
+        assert not [each for each in await source.take(64, 0.2) if each.shard in {portion.shard for portion in given}]
+        await source.back(given)
+        again = list[Portion]()
+        while sum(len(portion.changes) for portion in again) < 60:
+            again += await source.take(64, 0.2)
+            assert len(again) <= SHARDS
+        await source.close()
+        first, second = ({change.seq for each in them for change in each.changes} for them in (given, again))
+        assert first == second == set(range(1, 61))
+
+    async def test_what_is_published_twice_is_followed_once(self, store: Store, make_source: MakeSource) -> None:
+        work = Work(store, make_source(store))
+        await work.begin()
+        await write(store, 100)
+        await followed_all(store, work)
+        relay = work.source._relay
+        assert relay is not None
+        for _ in range(2):  # as after a crash between the broker's answer and the relay's new place
+            changes = await store.changes(after=20, limit=40)
+            await work.source._carrier.publish(parcels(changes, 20, work.source._carrier.count))
+        await write(store, 100)
+        await followed_all(store, work)
+        await work.end()
+        assert each_once_in_order(work) and not work.conflicts
