@@ -17,14 +17,15 @@ from typing import Any
 
 from ..address import Address
 from ..errors import Damaged, Unavailable
-from ..feed import Arrival, FeedSource, Parcel
+from ..feed import Arrival, FeedSource, Parcel, ended
 from ..follow import SHARDS
 from ..sinks.kafka import PORT, REQUEST_S, given
 from ..store import Store
 
 PARTITIONS, REPLICAS = 16, 1
 READ = 64  # parcels that are read at a time
-COMMIT_S = 1.0  # between two commits of offsets
+COMMIT_S, COMMIT_MAX_S = 1.0, 5.0  # between two commits of offsets, and what one may take
+PATIENCE_S = 0.5  # with a client that does not come back in time
 OPTIONS = ("sasl", "partitions", "replicas")
 
 
@@ -47,6 +48,8 @@ class KafkaCarrier:
         self._consumer: Any = None
         self._offsets: dict[Any, int] = {}  # to be committed
         self._committed = 0.0
+        self._reading: asyncio.Task[Any] | None = None
+        self._committing: asyncio.Task[None] | None = None
 
     # -- in --------------------------------------------------------------------------------------------------------
 
@@ -141,23 +144,30 @@ class KafkaCarrier:
             self._held.pop(each.partition, None)
 
     async def read(self, wait_s: float) -> Sequence[Arrival]:
+        """Read in a task of its own, which the client ends when it can: without a broker that may take long."""
         from aiokafka.errors import KafkaError
 
         if self._consumer is None:
             await asyncio.sleep(wait_s)
             return []
+        if self._reading is None:
+            again = self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=READ)
+            self._reading = asyncio.create_task(again)
+        await asyncio.wait({self._reading}, timeout=wait_s + PATIENCE_S)
+        if not self._reading.done():
+            return []
+        done, self._reading = self._reading, None
         try:
-            found = await self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=READ)
+            found = done.result()
         except (KafkaError, OSError) as error:
             raise Unavailable(f"{self.name} brings nothing: {type(error).__name__}: {error}") from None
-        if not found:
-            await self._commit_soon()
         arrivals = list[Arrival]()
         for place, messages in found.items():
             for message in messages:
                 with contextlib.suppress(Damaged):  # what is not ours is passed over
                     parcel = Parcel.unpacked(message.value)
                     arrivals.append(Arrival(place.partition, (place, message.offset + 1), parcel))
+        self._commit_soon()
         return arrivals
 
     async def taken(self, arrivals: Iterable[Arrival]) -> None:
@@ -165,24 +175,27 @@ class KafkaCarrier:
             place, offset = arrival.token
             if arrival.partition in self._held:
                 self._offsets[place] = offset
-        await self._commit_soon()
+        self._commit_soon()
 
-    async def _commit_soon(self) -> None:
-        if self._offsets and time.monotonic() - self._committed >= COMMIT_S:
+    def _commit_soon(self) -> None:
+        """Commit in the background, one commit at a time."""
+        idle = self._committing is None or self._committing.done()
+        if idle and self._offsets and time.monotonic() - self._committed >= COMMIT_S:
             self._committed = time.monotonic()
-            await self._commit()
+            self._committing = asyncio.create_task(self._commit())
 
     async def _commit(self) -> None:
         from aiokafka.errors import KafkaError
 
         offsets, self._offsets = self._offsets, {}
-        if offsets and self._consumer is not None:
-            with contextlib.suppress(KafkaError, OSError):  # then they are brought again, and left out
-                await self._consumer.commit(offsets)
+        if offsets and self._consumer is not None:  # what is not committed is brought again, and left out
+            with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._consumer.commit(offsets), COMMIT_MAX_S)
 
     async def close(self) -> None:
         consumer = self._consumer
         if consumer is not None:
+            await ended(*(task for task in (self._reading, self._committing) if task))
             await self._commit()
             self._consumer = None
             with contextlib.suppress(Exception):  # the group notices by itself

@@ -245,8 +245,11 @@ class Work:
                     self.conflicts += 1
                     await self.source.back([portion])
                 else:
-                    self.found += portion.changes
+                    self.noted(portion)
                     await self.source.done([portion])
+
+    def noted(self, portion: Portion) -> None:
+        self.found += portion.changes
 
     async def end(self) -> None:
         await self.die()
