@@ -36,6 +36,7 @@ from simonides import (  # noqa: E402
     directory,
     embedder,
     errors,
+    feed,
     follow,
     forgetting,
     importer,
@@ -48,6 +49,7 @@ from simonides import (  # noqa: E402
     recall,
     record,
     serving,
+    sink,
     sources,
     store,
     sync,
@@ -123,6 +125,7 @@ CONTRACTS = (
     *(store.Store, store.Batch, store.Change, store.Cursor, store.Embedding, store.Extent, store.Health, query.Query),
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
     *(directory.Directory, directory.Grant, directory.Key),
+    *(sink.Sink, sink.Event, feed.Carrier, feed.Parcel),
 )
 
 
@@ -307,7 +310,7 @@ def settings() -> str:
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
         *(
             f"## {folder.capitalize()}\n\n{backends(folder)}"
-            for folder in ("stores", "directories", "indexes", "embedders")
+            for folder in ("stores", "directories", "indexes", "embedders", "sinks", "feeds")
         ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )
@@ -404,8 +407,9 @@ def failures() -> str:
 
 def _below(cls: type[errors.SimonidesError]) -> Iterator[type[errors.SimonidesError]]:
     for each in cls.__subclasses__():
-        yield each
-        yield from _below(each)
+        if each.__module__ == errors.__name__:  # others never leave the module that they are of
+            yield each
+            yield from _below(each)
 
 
 # -- the API ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Settings:
     store: str = setting("", "URL of the store; empty: memory.db in the user's data folder")
     index: str = setting("flat:", "URL of the index")
     embedder: str = setting("local:", "URL of what turns texts into vectors; none: words alone")
+    feed: str = setting("", "URL of the broker that carries the log to the workers; empty: they read it off the store")
     sinks: tuple[str, ...] = setting((), "URLs of the sinks that are sent what happens, as events", urls=True)
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")

@@ -29,7 +29,8 @@ from .turn import Turn
 
 QUIET_S = 5.0  # without a parcel while there is something new, and a worker reads from the store itself
 IDLE_S = 0.5  # between two times that the places of shards in which nothing happens are moved
-LOOK_S = 0.02, 0.25  # between two looks of the relay at the log: from, to
+LOOK_S = 0.02, 0.1  # between two looks of the relay at the log: from, to
+TURN_S = 1.0  # between two looks whether it is our turn to relay
 WAIT_S = 0.5, 30.0  # of the relay after a failure: from, to
 WINDOW, WINDOWS = 1024, 8  # lines of the log that are read from the store at a time, and how often in a row
 WAITING_MAX = 4 * STEP  # changes that a worker has at hand before it reads on
@@ -141,7 +142,10 @@ class Relay:
         try:
             while True:
                 try:
-                    if await self._turn.mine() and await self.step():
+                    if not await self._turn.mine():
+                        await asyncio.sleep(TURN_S)
+                        continue
+                    if await self.step():
                         pause = LOOK_S[0]
                         continue
                     wait = WAIT_S[0]

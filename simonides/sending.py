@@ -102,7 +102,7 @@ async def senders(urls: Sequence[str], store: Store) -> list[Sender]:
     made = list[Sender]()
     try:
         for url in urls:
-            made.append(_sender(url))
+            made.append(sender(url))
             await made[-1].begin(store)
     except BaseException:
         for each in made:
@@ -111,7 +111,8 @@ async def senders(urls: Sequence[str], store: Store) -> list[Sender]:
     return made
 
 
-def _sender(url: str) -> Sender:
+def sender(url: str) -> Sender:
+    """Return the sender into the sink that the URL names; it connects to nothing yet."""
     base, _, query = url.partition("?")
     parts = [part for part in query.split("&") if part]
     ours = dict(parse_qsl("&".join(part for part in parts if part.partition("=")[0] in OURS)))

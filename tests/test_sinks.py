@@ -11,6 +11,7 @@ import hmac
 import itertools
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -578,3 +579,36 @@ async def test_of_several_processes_one_sends(receiver: Receiver) -> None:
             await asyncio.sleep(0.002)
         found = await told(receiver, 100)
     assert sorted(numbers(found)) == list(range(1, 101)), "each of them once"
+
+
+# -- what docs/operate/events.md shows -------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "operate" / "events.md"
+SHOWN: dict[str, Any] = {}
+exec("".join(re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)), SHOWN)
+
+
+async def test_the_consumers_that_are_shown_read_what_is_sent(valkey: Valkey, kafka: Kafka) -> None:
+    await make_topic(kafka.port, "shown")
+    store = MemoryStore()
+    async with sending(store, f"{valkey.url}?stream=shown", f"{kafka.url}/shown"):
+        await store.commit(Batch(put=tuple(said(f"{number}") for number in range(5))))
+    for _ in range(2):  # the first one ends before it acknowledged the last
+        events = SHOWN["from_redis"](valkey.url, "shown", "readers", "one")
+        found = [next(events) for _ in range(3)]
+        assert [each["type"] for each in found] == ["simonides.record.written"] * 3
+    assert [each["data"]["seq"] for each in found] == [3, 4, 5]
+    reading = SHOWN["from_kafka"](f"127.0.0.1:{kafka.port}", "shown", "readers")
+    async with contextlib.aclosing(reading) as told_of:
+        ids = [(await anext(told_of))["id"] for _ in range(5)]
+    assert ids == [f"{store.identity}/{number}" for number in range(1, 6)]
+
+
+async def test_the_check_that_is_shown_knows_our_signature(receiver: Receiver) -> None:
+    made = sink(receiver.url())
+    await made.send([line(1)])
+    await made.close()
+    [(headers, body)] = receiver.sent
+    assert SHOWN["verified"](SECRET, headers, body)
+    assert not SHOWN["verified"](SECRET, headers, body + b" ")
+    assert not SHOWN["verified"](SECRET, {**headers, "webhook-timestamp": "1700000000"}, body)

@@ -1,5 +1,4 @@
 """The log in a topic of Kafka, or of any broker that speaks its protocol. `kafka://one:9092,two:9092/topic`
-
 The path is the topic; where there is none, it is named after the store, so that no two stores share one. It is made
 with `partitions` (default 16) and `replicas` (default 1) where it is not there. A consumer group for each follower
 (`simonides`, the store's identity, the follower) shares the partitions; a worker commits its offsets once what it made
@@ -217,5 +216,8 @@ def _listener(carrier: KafkaCarrier) -> Any:
     return Listener()
 
 
-def open(url: str, store: Store, follower: str) -> FeedSource:
+def source(url: str, store: Store, follower: str) -> FeedSource:
     return FeedSource(store, follower, KafkaCarrier(url, store.identity))
+
+
+open = source

@@ -1,5 +1,4 @@
 """The log in streams of Redis or Valkey. `redis://host:6379/0`
-
 Each partition is a stream (`partitions`, default 16), named `stream` (default `simonides`), the store's identity and a
 number; a consumer group for each follower, whose entries a worker acknowledges (XACK) once what it made of them is in
 the store. Who reads which partition is agreed on in Redis, by its clock: whoever says nothing for `ttl` seconds
@@ -244,5 +243,8 @@ def _flat(entries: Any) -> Any:
     return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
 
 
-def open(url: str, store: Store, follower: str) -> FeedSource:
+def source(url: str, store: Store, follower: str) -> FeedSource:
     return FeedSource(store, follower, RedisCarrier(url, store.identity))
+
+
+open = source

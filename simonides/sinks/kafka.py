@@ -1,5 +1,4 @@
 """To a topic of Kafka, or of any broker that speaks its protocol. `kafka://one:9092,two:9092/topic`
-
 The path is the topic (`simonides` where there is none), which the broker's operator makes. An event's key is its scope,
 so that it stays in order in its partition. It is acknowledged once all replicas in sync have it (`acks=all`). By
 default its attributes are headers (`ce_id`, `ce_type` …) and the value is its data; `mode=structured` makes the value

@@ -1,5 +1,4 @@
 """To a stream of Redis or Valkey. `redis://host:6379/0?stream=simonides`
-
 Each entry has two fields: `event`, which is the whole event as one JSON object, and `key`, its scope. All entries of a
 stream are in order. It is acknowledged once the server has answered XADD: how much it flushes before it answers is its
 own setting (`appendfsync`). The stream is cut to about `maxlen` entries (default 1000000), the oldest first. Also

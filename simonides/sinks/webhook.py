@@ -1,12 +1,10 @@
 """To a URL, each event as a POST that is signed. `webhook:https://example.com/hook?secret_file=/run/secrets/hook`
-
 The body is the event as one JSON object (`mode=binary`: its data alone, its attributes in headers `ce-…`), signed as
 Standard Webhooks has it: `webhook-id`, which is the event's id, `webhook-timestamp`, and `webhook-signature`, made with
 each secret of the file. A secret is `whsec_` and base64 of 24 to 64 bytes; while one takes another's place, the file
 holds both. `secret` in the URL itself does too, where the URL is kept in a file. Any answer of 2xx acknowledges; 410
 says that nothing more is wanted; 400, 413, 415 and 422 that this one is not, and it is put aside. Redirects are not
 followed, as they would go to where nobody meant to send.
-
 Events of one scope are sent one after the other, of `parallel` scopes (default 8) at once. An answer is waited for
 `seconds` (default 15). Addresses that are not public are refused, whatever name leads to them, and so is http:
 `private=1` allows both. Whatever else is in the query belongs to the URL.
