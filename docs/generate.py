@@ -38,6 +38,7 @@ from simonides import (  # noqa: E402
     directory,
     embedder,
     errors,
+    feed,
     follow,
     forgetting,
     importer,
@@ -50,6 +51,7 @@ from simonides import (  # noqa: E402
     recall,
     record,
     serving,
+    sink,
     sources,
     store,
     sync,
@@ -126,6 +128,7 @@ CONTRACTS = (
     *(index.Index, embedder.Embedder, embedder.TokenEmbedder, importer.Importer, follow.Follower),
     *(directory.Directory, directory.Grant, directory.Key, blob.BlobStore, blob.Blob),
     *(cache.Cache, cache.Room, cache.Lock),
+    *(sink.Sink, sink.Event, feed.Carrier, feed.Parcel),
 )
 
 
@@ -312,7 +315,7 @@ def settings() -> str:
         "operating system keeps a user's configuration and data (`simonides config path` prints the file's path).",
         *(
             f"## {folder.capitalize()}\n\n{backends(folder)}"
-            for folder in ("stores", "directories", "indexes", "embedders", "caches", "blobs")
+            for folder in ("stores", "directories", "indexes", "embedders", "caches", "blobs", "sinks", "feeds")
         ),
         "An embedder of `none` means no vectors: recall goes by words, and says so.",
     )
@@ -409,8 +412,9 @@ def failures() -> str:
 
 def _below(cls: type[errors.SimonidesError]) -> Iterator[type[errors.SimonidesError]]:
     for each in cls.__subclasses__():
-        yield each
-        yield from _below(each)
+        if each.__module__ == errors.__name__:  # others never leave the module that they are of
+            yield each
+            yield from _below(each)
 
 
 # -- the API ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Only this module knows that there are backends. Other people's are found by entry points, in the groups
 `simonides.stores`, `simonides.directories`, `simonides.indexes`, `simonides.embedders`, `simonides.caches`,
-`simonides.blobs` and `simonides.importers`.
+`simonides.blobs`, `simonides.sinks`, `simonides.feeds` and `simonides.importers`.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Settings:
         "process:", "URL of the cache: of a server in its process, redis: and rediss: for whoever shares it; none: off"
     )
     cache_seconds: float = setting(60.0, "seconds that an answer is kept in the cache; 0: not at all", least=0)
+    feed: str = setting("", "URL of the broker that carries the log to the workers; empty: they read it off the store")
+    sinks: tuple[str, ...] = setting((), "URLs of the sinks that are sent what happens, as events", urls=True)
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")
     user: str = setting("", "the command line's user when none is named")
     work: str = setting(HERE, "who embeds what is remembered: here, or elsewhere: `simonides worker`", choices=WORK)
-    feed: str = setting("", "URL of what carries the log to the workers; empty: the store itself does")
     zone: str = setting("", "IANA name, e.g. Europe/Lisbon; empty: the system's")
     require: str = setting("", 'levels that every call must name, e.g. "user" or "user,session"')
 
@@ -80,7 +81,7 @@ NAMES, SERVER_NAMES = (tuple(field.name for field in dataclasses.fields(each)) f
 NAMED = {"": NAMES, SERVER: SERVER_NAMES}
 
 
-def settings(given: Mapping[str, str | None] | None = None, *, path: Path | None = None) -> Settings:
+def settings(given: Mapping[str, Any] | None = None, *, path: Path | None = None) -> Settings:
     """Return the settings: what was given, else the environment, else the file, else the defaults."""
     taken: dict[str, Any] = {name: value for name, value in (given or {}).items() if value is not None}
     return Settings(**_read("", {}, path, taken.keys()), **taken)

@@ -57,6 +57,7 @@ from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
+from .sending import Sending, senders
 from .serving import hide
 from .store import Batch, Certificate, Letter, Store
 from .versions import EVERYTHING, every, latest
@@ -67,6 +68,8 @@ T = TypeVar("T")
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
 
+SENT_S = 5.0  # that closing gives the sinks to take what was written
+
 
 class AsyncMemory:
     """A memory over one store. Opened at the first call; close it, or use it in `async with`.
@@ -75,7 +78,8 @@ class AsyncMemory:
     remembered before a call returns; otherwise that happens in the background. `require` names levels that every call
     must name ("user"). `embedder` is a URL ("local:", "none" for words alone) or an Embedder of your own. `zone` is the
     IANA time zone of the caller, for dates without a time; default, the system's. `cache` is the URL of what keeps
-    answers for a while; by default there is none, unless the settings name one that other processes share.
+    answers for a while; by default there is none, unless the settings name one that other processes share. `sinks`
+    are URLs that are sent what happens, as events.
     """
 
     _caches = False  # whether to keep answers in this process, too, where nobody asked for it
@@ -92,6 +96,7 @@ class AsyncMemory:
         embedder: str | Embedder | None = None,
         index: str | None = None,
         cache: str | None = None,
+        sinks: Sequence[str] | None = None,
         zone: str | None = None,
     ) -> None:
         if url is not None and (not isinstance(url, str | Path) or not str(url).strip() or "\0" in str(url)):
@@ -100,7 +105,10 @@ class AsyncMemory:
             raise Invalid(f"embedder must be a URL such as 'local:' or an Embedder, not {embedder!r}")
         given = {"store": None if url is None else str(url), "tenant": tenant, "space": space, "zone": zone}
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
-        self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index, "cache": cache})
+        named_sinks = None if sinks is None else tuple(sinks)
+        self.settings: Settings = settings(
+            {**given, "embedder": named_embedder, "index": index, "cache": cache, "sinks": named_sinks}
+        )
         one_of("work", self.settings.work, {name: name for name in WORK})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
@@ -120,6 +128,7 @@ class AsyncMemory:
         self._recalls: Recalls | None = None  # with the store
         self.cache: Cache | None = self._opened_cache(self._caches or cache is not None)
         self._answers: Answers | None = None  # with the store, where there is a cache
+        self._sending: Sending | None = None  # with the store
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
@@ -766,6 +775,8 @@ class AsyncMemory:
         for passes in (self._passes, self._other and self._other.passes):
             if passes:
                 await passes.ended(self._patience_s)
+        if self._sending:
+            await self._sending.ended(SENT_S)
         if self._recalls:
             await self._recalls.close()
         others = (self._other.index, self._other.embedder) if self._other else ()
@@ -819,10 +830,12 @@ class AsyncMemory:
                 self._answers = Answers(self.cache, store, self._have_read, self._url, self.settings.cache_seconds)
             forgets = self._answers.forget if self._answers else None
             await finish(store, [each for each in (index, self._other and self._other.index) if each], forgets)
+            sending = Sending(store, await senders(self.settings.sinks, store))
             undo.pop_all()
         self._index, self._recalls = index, Recalls(store)
         self._backlog = Backlog(store, self._followers)
         self._store, self._passes = store, self._passing(store, self._followers, index)
+        self._sending = sending.begun()
 
     async def _have_read(self, line: int) -> bool:
         assert self._passes is not None
@@ -878,7 +891,8 @@ class AsyncMemory:
         return found[0]
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
-        assert self._passes is not None
+        assert self._passes is not None and self._sending is not None
+        self._sending.notice()
         if self._settled or wait:
             await self._passes.settle(progress)
         else:

@@ -24,6 +24,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
 _OPTION = re.compile(r"(?<=[?&]password=)[^&#]+|(?<=[?&]sslpassword=)[^&#]+")  # as PostgreSQL's URLs may have them
 
+_SECRET = re.compile(r"(?<=[?&]secret=)[^&#\s\"']*")
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -34,6 +36,7 @@ class About:
     most: float | None = None
     choices: tuple[str, ...] = ()
     url: bool = False  # empty, or http(s)://…
+    urls: bool = False  # each is a URL, which may have commas in it
     origins: bool = False  # each is an origin as a browser names it, or *
     reload: bool = False  # a running server takes a new value
     secret: bool = False
@@ -137,12 +140,14 @@ def told(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a value as it may be shown: JSON, and no secret."""
     if isinstance(value, str):
         return HIDDEN if value and about(field).secret else hide(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [hide(each) for each in value] if isinstance(value, tuple) else value
 
 
 def hide(text: str) -> str:
-    """Return a text without the password of a URL in it, wherever in the URL it is."""
-    return _OPTION.sub(HIDDEN, _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+    """Return a text without the password of a URL in it, wherever in the URL it is, nor another secret."""
+    for secret in (_OPTION, _SECRET):
+        text = secret.sub(HIDDEN, text)
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
 
 
 # -- what a value may be -----------------------------------------------------------------------------------------

@@ -248,7 +248,8 @@ def _typed(field: Field, value: Any) -> Any:
     if field.type == "float":
         return float(text) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", text, re.ASCII) else value
     if field.type == "tuple[str, ...]":
-        return tuple(part for each in re.split(r"[,\n]", value) if (part := each.strip()))
+        between = r"\s+|,(?=\s*\w+:(?:\w+:)?//)" if about(field).urls else r"[,\n]"
+        return tuple(part for each in re.split(between, value) if each and (part := each.strip(" ,")))
     return text.casefold() if about(field).choices else value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
@@ -155,6 +155,7 @@ class Memory(Waiting[AsyncMemory]):
         settled: bool = True,
         embedder: str | Embedder | None = None,
         index: str | None = None,
+        sinks: Sequence[str] | None = None,
         zone: str | None = None,
     ) -> None:
         super().__init__(
@@ -166,6 +167,7 @@ class Memory(Waiting[AsyncMemory]):
                 settled=settled,
                 embedder=embedder,
                 index=index,
+                sinks=sinks,
                 zone=zone,
             )
         )

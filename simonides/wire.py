@@ -6,53 +6,24 @@ What `as_json` writes of a record, `record_of` reads back equal; so for hits, co
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Hashable, Mapping
-from datetime import datetime
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-from .errors import Damaged
 from .forgetting import Preview
 from .happened import Status
-from .kinds import KINDS
+from .plain import Json as Json
+from .plain import as_json as as_json
+from .plain import change_as_json as change_as_json
+from .plain import change_of as change_of
+from .plain import iso, time_of
+from .plain import record_of as record_of
 from .pruning import Proposal
 from .query import Factor, Hit
 from .recall import Citation, Context, Hits, Missing
-from .record import NEVER, Link, Record, Scope, Span
-from .store import Certificate, Change, Letter
-
-Json = dict[str, Any]
-
+from .record import Scope
+from .store import Certificate, Letter
 
 # -- out ----------------------------------------------------------------------------------------------------------
-
-
-def as_json(record: Record) -> Json:
-    """Return every field of a record, and what follows from them: text, who, at, retracted."""
-    body, scope = record.body, record.scope
-    return {
-        "id": record.id,
-        "version": record.version,
-        "kind": record.kind,
-        "text": record.text,
-        "who": body.who,
-        "at": _iso(record.at),
-        "body": {name: getattr(body, name) for name in _names(cast(Hashable, type(body)))},
-        "scope": {name: getattr(scope, name) for name in _names(Scope)},
-        "part_of": record.part_of,
-        "links": [{"role": link.role, "target": link.target} for link in record.links],
-        "valid": _span(record.valid),
-        "known": _span(record.known),
-        "begun": _iso(record.begun),
-        "retracted": record.valid == NEVER,
-        "source": record.source,
-        "labels": list(record.labels),
-        "folder": record.folder,
-        "importance": record.importance,
-        "pinned": record.pinned,
-        "status": record.status,
-        "metadata": dict(record.metadata),
-    }
 
 
 def hit_as_json(hit: Hit) -> Json:
@@ -80,7 +51,7 @@ def context_as_json(context: Context) -> Json:
 
 
 def missing_as_json(missing: Missing) -> Json:
-    times = {"since": _iso(missing.since), "until": _iso(missing.until)}
+    times = {"since": iso(missing.since), "until": iso(missing.until)}
     return {"says": str(missing), **dataclasses.asdict(missing), **times}
 
 
@@ -96,7 +67,7 @@ def preview_as_json(preview: Preview) -> Json:
 def certificate_as_json(certificate: Certificate) -> Json:
     return {
         "id": certificate.id,
-        "at": _iso(certificate.at),
+        "at": iso(certificate.at),
         "scope": dataclasses.asdict(certificate.scope),
         "count": certificate.count,
         "ids": list(certificate.ids),
@@ -116,25 +87,11 @@ def proposal_as_json(proposal: Proposal) -> Json:
         "messages": proposal.messages,
         "tokens": proposal.tokens,
         "importance": proposal.importance,
-        "at": _iso(proposal.at),
-        "said": _iso(proposal.said),
-        "last_recalled": _iso(proposal.last_recalled),
-        "ended": _iso(proposal.ended),
+        "at": iso(proposal.at),
+        "said": iso(proposal.said),
+        "last_recalled": iso(proposal.last_recalled),
+        "ended": iso(proposal.ended),
         "instead": proposal.instead,
-    }
-
-
-def change_as_json(change: Change) -> Json:
-    """Return a line of the log; what happened is "written", "erased" or "certified"."""
-    did = "certified" if change.kind == "certificate" else "written" if change.version else "erased"
-    return {
-        "seq": change.seq,
-        "at": _iso(change.at),
-        "did": did,
-        "id": change.id,
-        "version": change.version,
-        "kind": change.kind,
-        "scope": dataclasses.asdict(change.scope),
     }
 
 
@@ -145,7 +102,7 @@ def letter_as_json(letter: Letter) -> Json:
         **{name: getattr(change, name) for name in ("seq", "id", "version", "kind")},
         "scope": dataclasses.asdict(change.scope),
         "tries": letter.tries,
-        "at": _iso(letter.at),
+        "at": iso(letter.at),
         "error": letter.error,
     }
 
@@ -162,45 +119,7 @@ def status_as_json(status: Status) -> Json:
     return {"head": status.head, "followers": followers}
 
 
-def _span(span: Span) -> dict[str, str | None]:
-    return {"since": _iso(span.since), "until": _iso(span.until)}
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
-
-
-@functools.cache
-def _names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cast(Any, kind)))
-
-
 # -- in -----------------------------------------------------------------------------------------------------------
-
-
-def record_of(said: Mapping[str, Any]) -> Record:
-    """Return the record that `as_json` wrote. Raise Damaged where it is none, or of a kind not known here."""
-    try:
-        return Record(
-            id=said["id"],
-            version=said["version"],
-            body=KINDS[said["kind"]](**said["body"]),
-            scope=Scope(**said["scope"]),
-            part_of=said["part_of"],
-            links=tuple(Link(**link) for link in said["links"]),
-            valid=_span_of(said["valid"]),
-            known=_span_of(said["known"]),
-            begun=_time(said["begun"]),
-            source=said["source"],
-            labels=tuple(said["labels"]),
-            folder=said["folder"],
-            importance=said["importance"],
-            pinned=said["pinned"],
-            status=said["status"],
-            metadata=dict(said["metadata"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"not a record of ours: {error!r}") from None
 
 
 def hit_of(said: Mapping[str, Any]) -> Hit:
@@ -230,8 +149,8 @@ def missing_of(said: Mapping[str, Any]) -> Missing:
         "why": tuple(Factor(**factor) for factor in said["why"]),
         "filters": tuple(said["filters"]),
         "notes": tuple(said["notes"]),
-        "since": _time(said["since"]),
-        "until": _time(said["until"]),
+        "since": time_of(said["since"]),
+        "until": time_of(said["until"]),
     })  # fmt: skip
 
 
@@ -240,7 +159,7 @@ def preview_of(said: Mapping[str, Any]) -> Preview:
 
 
 def certificate_of(said: Mapping[str, Any]) -> Certificate:
-    at = _time(said["at"])
+    at = time_of(said["at"])
     assert at is not None
     return Certificate(
         id=said["id"],
@@ -254,7 +173,7 @@ def certificate_of(said: Mapping[str, Any]) -> Certificate:
 
 
 def proposal_of(said: Mapping[str, Any]) -> Proposal:
-    at, last = _time(said["at"]), _time(said["said"])
+    at, last = time_of(said["at"]), time_of(said["said"])
     assert at is not None and last is not None
     return Proposal(
         record=record_of(said["record"]),
@@ -262,26 +181,11 @@ def proposal_of(said: Mapping[str, Any]) -> Proposal:
         why=tuple(Factor(**factor) for factor in said["why"]),
         at=at,
         said=last,
-        last_recalled=_time(said["last_recalled"]),
-        ended=_time(said["ended"]),
+        last_recalled=time_of(said["last_recalled"]),
+        ended=time_of(said["ended"]),
         importance=said["importance"],
         messages=said["messages"],
         tokens=said["tokens"],
         preview=said["preview"],
         instead=said["instead"],
     )
-
-
-def change_of(said: Mapping[str, Any]) -> Change:
-    """Return the line of the log, without its note."""
-    at = _time(said["at"])
-    assert at is not None
-    return Change(said["seq"], at, said["id"], said["version"], said["kind"], Scope(**said["scope"]))
-
-
-def _span_of(said: Mapping[str, Any]) -> Span:
-    return Span(_time(said["since"]), _time(said["until"]))
-
-
-def _time(said: Any) -> datetime | None:
-    return datetime.fromisoformat(said) if said else None

@@ -18,6 +18,7 @@ from ..arguments import levels_of, named, zone_of
 from ..asked import UPKEEP, Asked, Group
 from ..clients import replace
 from ..errors import Invalid, NotFound, SimonidesError
+from ..sending import sender
 from ..serving import Serving, about, told
 from ..sources import FILE, Given, read_file, value_of, written
 from .remember import remark
@@ -154,6 +155,10 @@ def _missing(settings: configuration.Settings, serving: Serving) -> Iterator[str
     yield from _unreadable(settings.store_url)
     yield from _said(configuration.opener, "indexes", settings.index_url)
     yield from _said(_try_cache, settings.cache)
+    for url in settings.sinks:
+        yield from _said(sender, url)
+    if settings.feed:
+        yield from _said(configuration.opener, "feeds", settings.feed)
     if settings.embedder != configuration.OFF:
         yield from _said(_try_embedder, settings.embedder)
     for name, (extra, module) in EXTRAS.items():

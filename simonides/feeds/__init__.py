@@ -1,0 +1,1 @@
+"""The feeds: one file each, opened by the scheme of a URL."""

@@ -1,0 +1,1 @@
+"""The sinks: one file each, opened by the scheme of a URL."""
