@@ -16,7 +16,7 @@ COPY simonides simonides
 RUN --mount=type=cache,target=/cache \
     python -m venv --without-pip /opt/simonides \
     && python -m pip --python /opt/simonides/bin/python install \
-        --only-binary=:all: --no-binary=simonides --no-compile --find-links /wheels '.[local,fast,serve,grpc]' \
+        --only-binary=:all: --no-binary=simonides --no-compile --find-links /wheels '.[local,fast,serve,grpc,scaled]' \
     && find /opt/simonides -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/simonides/lib
 
