@@ -126,6 +126,9 @@ env:
   {{- range $name, $from := .root.Values.secretSettings }}
   - {name: SIMONIDES_{{ upper $name }}_FILE, value: /run/secrets/simonides/{{ $name }}}
   {{- end }}
+  {{- if eq .part "api" }}
+  - {name: SIMONIDES_WORK, value: elsewhere}
+  {{- end }}
   - {name: SIMONIDES_DRAIN_SECONDS, value: {{ .own.drainSeconds | quote }}}
 resources: {{- toYaml .own.resources | nindent 2 }}
 volumeMounts:
