@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(simonides.__file__).parents[1]
-STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:", "postgresql://<schema>")
+STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:")  # on PostgreSQL: test_stores_postgres.py
 
 
 @pytest.fixture
@@ -50,11 +50,8 @@ def open_store(url: str) -> Store:
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Return what opens a new, empty store each time; whoever opens one closes it."""
     numbers = itertools.count()
-    schemas = request.getfixturevalue("schemas") if "<schema>" in request.param else None
 
     async def make() -> Store:
-        if schemas:
-            return open_store(schemas.url())
         return open_store(request.param.replace("<tmp>", f"{tmp_path}/{next(numbers)}"))
 
     return make

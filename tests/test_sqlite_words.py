@@ -14,7 +14,7 @@ from simonides.query import Query
 from simonides.record import Record, Scope
 from simonides.store import Batch
 from simonides.stores import sqlite, sqlite_words
-from simonides.stores.sqlite_words import K1, B, idf
+from simonides.stores.bm25 import K1, B, idf
 
 HERE, COUNT = Scope(user="ana"), 300
 ALL = Query(scope=HERE, limit=COUNT)
