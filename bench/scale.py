@@ -12,18 +12,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
+import random
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
+import scale_workers
+import texts
+import writes
+from client import Connection
+from clock import WARM
+from clusters import Clustered
+from scale_cache import cache_figures, valkey
+from serve import Place, questions
 from vectors import DIMENSION, QUERIES, clustered
 
-from simonides import config
+from simonides import AsyncMemory, config
 from simonides.kinds import Note
 from simonides.query import Query
 from simonides.record import Record, Scope
@@ -31,6 +44,9 @@ from simonides.store import Batch, Embedding, Store
 
 SCOPE, MODEL = Scope(tenant="bench"), "bench"
 BATCH = 1000
+ASKED, ADDED = 100, 100
+CONNECTED, ACTIVE, THINKS_S, WARMS_S, LIVES_S = 1_000, 64, 2.0, 5.0, 30.0
+EMBEDDED, ROUNDS = 1_500, 3  # texts a round
 Row = dict[str, str]
 
 
@@ -90,7 +106,152 @@ async def near(bench: Bench) -> list[Row]:
     return rows
 
 
-FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {"near": near}
+async def recall(bench: Bench) -> list[Row]:
+    """Recall and add through the library, on PostgreSQL with pgvector and on SQLite with flat, beside pgvector used
+    raw: a table of texts with an HNSW graph, asked for the ten nearest and added to. No model is waited for.
+    """
+    import psycopg
+
+    from simonides.indexes.pgvector import Half
+
+    embedder, size = Clustered(), bench.records
+    urls = {
+        "PostgreSQL": bench.url("postgresql", schema="bench_recall"),
+        "SQLite": f"sqlite:///{bench.folder}/recall.db",
+    }
+    rows = list[Row]()
+    for name, url in urls.items():
+        figure = await asyncio.to_thread(writes.bulk, url, size, embedder)
+        rows.append({"what": f"bulk import: {name}", "p50": f"{figure.value:,.0f}/s"})
+    asked, said = texts.questions(size, ASKED + WARM), texts.fresh()
+    async with contextlib.AsyncExitStack() as parts:
+        db = await parts.enter_async_context(await psycopg.AsyncConnection.connect(bench.postgres, autocommit=True))
+        memories = {
+            name: await parts.enter_async_context(AsyncMemory(url, embedder=embedder)) for name, url in urls.items()
+        }
+        await db.execute(f"CREATE TABLE raw (id bigserial PRIMARY KEY, body text, v halfvec({DIMENSION}))".encode())
+        add = b"INSERT INTO raw (body, v) VALUES (%s, %s::halfvec)"
+        for number in range(size // texts.THOUSAND):
+            some = texts.thousand(number)
+            async with db.cursor() as cursor, db.transaction():
+                await cursor.executemany(
+                    add, [(t, str(v.tolist())) for t, v in zip(some, embedder.vectors(some), strict=True)]
+                )
+        await db.execute(b"SET maintenance_work_mem = '1GB'")
+        await db.execute(b"CREATE INDEX ON raw USING hnsw (v halfvec_ip_ops)")
+        await db.execute(b"SET hnsw.ef_search = 160")
+        await db.execute(b"ANALYZE raw")
+
+        async def raw(text: str) -> None:
+            [vector] = await embedder.embed([text], query=True)
+            sql = b"SELECT id, body FROM raw ORDER BY v <#> %s::halfvec LIMIT 10"
+            await (await db.execute(sql, [Half(vector)], prepare=True, binary=True)).fetchall()
+
+        async def raw_add(text: str) -> None:
+            [vector] = await embedder.embed([text])
+            await db.execute(add, [text, Half(vector)], prepare=True, binary=True)
+
+        def ours(name: str, effort: str) -> Callable[[str], Awaitable[Any]]:
+            return lambda text: memories[name].recall(text, effort=effort)
+
+        def ours_add(name: str) -> Callable[[str], Awaitable[Any]]:
+            return lambda text: memories[name].remember(text, user=texts.COMMON_NAME)
+
+        ways = {"raw pgvector": raw, **{f"{n}, effort {e}": ours(n, e) for n in urls for e in ("low", "medium")}}
+        rows += await _in_turn("recall", ways, asked)
+        rows += await _in_turn(
+            "add", {"raw pgvector": raw_add, **{n: ours_add(n) for n in urls}}, list(islice(said, ADDED))
+        )
+    return rows
+
+
+async def _in_turn(what: str, ways: dict[str, Callable[[str], Awaitable[Any]]], told: Sequence[str]) -> list[Row]:
+    """Return what each way takes of each text, in turns, beside the first."""
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for number, text in enumerate(told):
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            await way(text)
+            if number >= WARM:
+                took[name].append(time.perf_counter() - begun)
+    first = np.median(took[next(iter(ways))])
+    return [
+        {
+            "what": f"{what}: {name}",
+            "p50": _ms(np.median(times)),
+            "p95": _ms(np.quantile(times, 0.95)),
+            "ratio": f"{np.median(times) / first:.2f}",
+        }
+        for name, times in took.items()
+    ]
+
+
+async def users(bench: Bench) -> list[Row]:
+    """A thousand connected users of a server over PostgreSQL, 64 of whom ask and then think for two seconds or so."""
+    url = bench.url("postgresql", schema="bench_users")
+    await asyncio.to_thread(writes.bulk, url, bench.records, Clustered())
+    place = Place(bench.folder, url, bench.records, "clustered:")
+    asked, walls, errors = itertools.cycle(questions(bench.records)), list[float](), 0
+    async with place.serving() as server:
+        held = [await Connection.to(server.url) for _ in range(CONNECTED - ACTIVE)]
+        active = [await Connection.to(server.url) for _ in range(ACTIVE)]
+        random.seed(5)
+
+        async def live(connection: Connection, seconds: float) -> None:
+            nonlocal errors
+            await asyncio.sleep(random.uniform(0, THINKS_S))
+            end = time.perf_counter() + seconds
+            while (begun := time.perf_counter()) < end:
+                status, _ = await connection.ask(server.recall(next(asked)))
+                walls.append(time.perf_counter() - begun)
+                errors += status != 200
+                await asyncio.sleep(random.expovariate(1 / THINKS_S))
+
+        for seconds in (WARMS_S, LIVES_S):
+            walls.clear()
+            await asyncio.gather(*(live(each, seconds) for each in active))
+        await asyncio.gather(*(each.close() for each in (*held, *active)))
+    return [
+        {
+            "what": f"{CONNECTED:,} users, {ACTIVE} active: {len(walls) / LIVES_S:.0f} recalls/s, {errors} errors",
+            "p50": _ms(np.median(walls)),
+            "p95": _ms(np.quantile(walls, 0.95)),
+        }
+    ]
+
+
+async def cache(bench: Bench) -> list[Row]:
+    """A recall whose answer is kept, and what the cache itself takes."""
+    with valkey() as redis:
+        found = await asyncio.to_thread(cache_figures, f"sqlite:///{bench.folder}/cache.db", 20_000, redis)
+    return [
+        {"what": name, "p50": f"{figure.value:.2f} ms", "p95": f"{figure.p95 or 0:.2f} ms"}
+        for name, figure in found.items()
+    ]
+
+
+async def workers(bench: Bench) -> list[Row]:
+    """How many changes a second one worker embeds, and two, with the real model on one thread each; over PostgreSQL."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(ROUNDS):
+        for count in rates:
+            url = bench.url("postgresql", schema=f"bench_workers_{number}_{count}")
+            round = await scale_workers.measure(url, count, EMBEDDED)
+            rates[count].append(round.rate)
+    one, two = (median(rates[count]) for count in rates)
+    return [
+        {"what": "embedded by one worker", "p50": f"{one:.0f}/s"},
+        {"what": "embedded by two workers", "p50": f"{two:.0f}/s", "ratio": f"{two / one:.2f}"},
+    ]
+
+
+FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
+    "near": near,
+    "recall": recall,
+    "users": users,
+    "cache": cache,
+    "workers": workers,
+}
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------
@@ -179,10 +340,13 @@ async def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     told = parser.parse_args()
     rows: list[Row] = []
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as folder:
         async with _server(told.postgres) as postgres:
             for name in told.figures or FIGURES:
                 rows += await FIGURES[name](Bench(told.records, postgres, Path(folder)))
+                print(f"{name}: done", file=sys.stderr, flush=True)
     lines = "\n".join(table(rows))
     print(lines)
     if told.markdown:

@@ -9,12 +9,13 @@ a process that was never told does not make it all again.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .derivers.vectors import Vectors, dropped
+from .derivers.vectors import LOOKS_S, Vectors, dropped
 from .embedder import Embedder
 from .errors import Conflict, Invalid
 from .follow import Progress, reached, settle
@@ -172,6 +173,7 @@ async def drop(store: Store, name: str, indexes: Iterable[Index] = (), progress:
     if any(each.answers and each.name == name for each in found):
         raise Invalid(f"{name} is the model that answers: choose another first, with `simonides embeddings use`")
     await _move(store, dropped(name), 1)
+    await asyncio.sleep(1.2 * LOOKS_S)  # by then whoever follows with it has seen this
     count = 0
     for model in [model for model in await store.models() if _embedder_of(model) == name]:
         for place in [f"vectors/{model}", *await store.cursors(f"vectors/{model}#")]:

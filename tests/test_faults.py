@@ -1,4 +1,4 @@
-"""What happens to a memory on PostgreSQL when the machine, the network or the disk fails: nothing acknowledged is lost."""
+"""A memory on PostgreSQL when the machine, the network or the disk fails: nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def url(server: Postgres, port: int | None = None, **options: str) -> str:
 
 
 class Writer:
-    """Remembers one text after another, and which of them were acknowledged; errors of our tree it takes and goes on."""
+    """Remembers one text after another, and knows which were acknowledged; errors of our tree it takes and goes on."""
 
     def __init__(self, memory: AsyncMemory) -> None:
         self.memory, self.kept, self.refused = memory, list[str](), list[SimonidesError]()

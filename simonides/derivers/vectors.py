@@ -7,6 +7,7 @@ the old one. When everything has its vectors by this recipe, those that an older
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ RECIPE = 2
 PASSAGE = 1_000  # weight of one passage: about 250 tokens, of the 512 that small models read
 PASSAGES_MAX = 128  # a longer text is found by its words beyond this
 TOKENS_MAX = 128  # of a text's tokens, from its beginning, that are kept for weighing it
+LOOKS_S = 1.0  # between two looks whether the model was dropped
 DROPPED = 1_000  # old vectors that one transaction removes, while others wait to write
 _BREAK = re.compile(r"(?<=[.!?。!?])\s+|\n+")
 _WIDE = re.compile(r"[^\x00-\u024f]")  # outside Latin a character is about a token of its own
@@ -38,6 +40,7 @@ class Vectors:
         self.model = f"{embedder.name}/{RECIPE}"
         self.name = _name(self.model)
         self._embedder = embedder
+        self._dropped, self._looked = False, -LOOKS_S
         self._retired: set[str] = set()  # models of older recipes whose followers were sent back
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
@@ -47,6 +50,13 @@ class Vectors:
         parts = [[f"{header(record)}{passage}" for passage in passages(record.text)] for record in records]
         vectors, tokens = await encoded(self._embedder, [text for texts in parts for text in texts])
         return Batch(embeddings=tuple(self._embeddings(records, parts, vectors, tokens)))
+
+    async def _is_dropped(self, store: Store) -> bool:
+        """Look at most every so often: whoever drops a model waits that long before the last sweep."""
+        if time.monotonic() - self._looked > LOOKS_S:
+            self._dropped = bool(await store.cursor(dropped(self._embedder.name)))
+            self._looked = time.monotonic()
+        return self._dropped
 
     async def tidy(self, store: Store) -> bool:
         """Drop some of the vectors that older recipes made with this embedder; return whether more are to be dropped.

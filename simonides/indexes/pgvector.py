@@ -2,7 +2,7 @@
 
 `pgvector://me@db.example.com/memory` is a URL as `postgresql.py` says, with these options beside libpq's:
 `schema=simonides_near` (it is the index's alone), `small=2048` (groups up to so many vectors, and what came since the
-last catch-up, are held in memory), `exact=20000` (up to so many rows, and up to so many that match a filter, every one
+last catch-up, are held in memory), `exact=10000` (up to so many rows, and up to so many that match a filter, every one
 is looked at; beyond, an HNSW graph is walked), `ef=160` (how widely it is walked), `m=16`, `ef_construction=64` (how it
 is built) and `memory_mb=1024` (what building it may take of the server's memory).
 
@@ -54,7 +54,7 @@ LARGE = 1 / 4  # share of the rows from which walking the graph costs more than 
 EF_MAX = 1000  # as wide as pgvector walks at once; then it goes on from where it was
 SAMPLE = 64  # rows that are compared with the store when a group is first asked for
 ROW = 1500  # bytes of a node in a build beside its vector, with m = 16; about
-OPTIONS = {"small": 2048, "exact": 20_000, "ef": 160, "m": 16, "ef_construction": 64, "memory_mb": 1024}
+OPTIONS = {"small": 2048, "exact": 10_000, "ef": 160, "m": 16, "ef_construction": 64, "memory_mb": 1024}
 
 T = TypeVar("T")
 Realm = tuple[str, str]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import Connection
 
-from ..errors import Invalid
+from ..errors import Invalid, SimonidesError
 from ..query import Query
 from ..record import Record, Ref, Scope
 from ..store import Batch, Change, Cursor, Extent, Health, Letter
@@ -86,6 +87,12 @@ AROUND = f"""
 """
 
 
+COUNTED = ("records", "words", "labels", "links", "vectors", "tokens", "groups", "realms", "changes")
+COUNTED_AT = 1_000  # rows written, at first; then twice as many each time
+
+log = logging.getLogger("simonides")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     pool: Pool
@@ -106,6 +113,8 @@ class PostgresStore:
         self._parts: Parts | None = None
         self._head = 0  # the last that was told
         self._words = Words()
+        self._fresh, self._many = 0, COUNTED_AT  # rows written since they were last counted, and when to count again
+        self._counting: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -123,8 +132,28 @@ class PostgresStore:
 
     async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
         changes = await self._here.writer.commit(batch, cursor)
+        self._count(len(changes) + len(batch.embeddings))
         await self._follow()
         return changes
+
+    def _count(self, more: int) -> None:
+        """Have the rows counted, in the background, when they are many more than before.
+
+        Until PostgreSQL has counted a table it takes it for nearly empty, and looks through all of it for a few rows;
+        by itself it counts within a minute or so, which is long after an import.
+        """
+        self._fresh += more
+        if self._fresh >= self._many and self._counting is None:
+            self._fresh, self._many = 0, self._many * 2
+            self._counting = asyncio.get_running_loop().create_task(self._counted())
+
+    async def _counted(self) -> None:
+        try:
+            await self._aside(lambda db: db.execute(f"ANALYZE {', '.join(COUNTED)}"))
+        except SimonidesError as error:
+            log.debug("rows are not counted yet: %s", error)
+        finally:
+            self._counting = None
 
     async def recalled(self, last: Mapping[Ref, datetime]) -> None:
         if last:
@@ -322,6 +351,8 @@ class PostgresStore:
 
     async def close(self) -> None:
         self._closed = True
+        if self._counting:
+            await asyncio.wait([self._counting])
         if self._parts:
             await self._parts.writer.close()
             await self._parts.pool.close()
