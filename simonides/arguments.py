@@ -283,6 +283,13 @@ def relevance_of(value: Any) -> float:
     return float(value)
 
 
+def line_of(after: Any, name: str = "after") -> int:
+    """Return the number of a line of the log; 0 is before the first."""
+    if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**63:
+        raise Invalid(f"{name} must be the number of a line of the log, not {after!r}")
+    return after
+
+
 def one_of(name: str, value: Any, choices: Mapping[str, T]) -> T:
     """Return what goes by this name among the choices."""
     if not isinstance(value, str) or value not in choices:

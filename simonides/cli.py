@@ -18,10 +18,10 @@ import click
 
 from . import __version__, terminal
 from .asked import SECTIONS, common, format_examples, take_common
-from .commands import bench, call, clients, correct, exchange, keys, organise, remember, serve, settings, upkeep
+from .commands import bench, call, clients, correct, exchange, keys, organise, remember, serve, settings, upkeep, work
 from .errors import SimonidesError
 
-MODULES = (remember, correct, organise, exchange, serve, call, keys, upkeep, settings, bench, clients)
+MODULES = (remember, correct, organise, exchange, serve, work, call, keys, upkeep, settings, bench, clients)
 WRONG, UNAVAILABLE, INTERRUPTED = 2, 5, 130
 EXITS = {
     "invalid": WRONG,

@@ -26,6 +26,7 @@ from .sources import File, Given, find, read_file, unknown_in_environment, unkno
 from .sources import did_you_mean as did_you_mean
 
 OFF = "none"  # as an embedder: no vectors, words alone
+HERE, ELSEWHERE = WORK = ("here", "elsewhere")  # where the log is followed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -40,6 +41,7 @@ class Settings:
     tenant: str = setting("default", "the tenant of whoever names none")
     space: str = setting("main", "the space of whoever names none")
     user: str = setting("", "the command line's user when none is named")
+    work: str = setting(HERE, "who embeds what is remembered: here, or elsewhere: `simonides worker`", choices=WORK)
     zone: str = setting("", "IANA name, e.g. Europe/Lisbon; empty: the system's")
     require: str = setting("", 'levels that every call must name, e.g. "user" or "user,session"')
 

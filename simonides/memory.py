@@ -23,6 +23,7 @@ from .arguments import (
     ids_of,
     levels_of,
     limit_of,
+    line_of,
     links_of,
     named,
     number_of,
@@ -36,24 +37,24 @@ from .arguments import (
     zone_of,
 )
 from .calls import Calls, operation
-from .config import OFF, Settings, open_backend, settings, store_url
+from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, settings, store_url
 from .corrections import revised, superseded
 from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
 from .embedder import Embedder
 from .errors import Conflict, Invalid, NotFound
-from .follow import Follower, Progress, lagging
+from .follow import Follower, Progress, lagging, replay
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
-from .happened import Changes, Position
+from .happened import Changes, Position, Status, status
 from .index import Index
-from .passes import Passes
+from .passes import Backlog, Elsewhere, Passes
 from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
 from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
 from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
 from .sending import Sending, senders
-from .store import Certificate, Store
+from .store import Batch, Certificate, Letter, Store
 from .versions import EVERYTHING, every, latest
 from .writing import write
 
@@ -98,6 +99,7 @@ class AsyncMemory:
         named_embedder = embedder if isinstance(embedder, str) or embedder is None else embedder.name
         named_sinks = None if sinks is None else tuple(sinks)
         self.settings: Settings = settings({**given, "embedder": named_embedder, "index": index, "sinks": named_sinks})
+        one_of("work", self.settings.work, {name: name for name in WORK})
         self._url = store_url(self.settings.store_url)
         self._home = Scope(
             tenant=named("tenant", self.settings.tenant) or "", space=named("space", self.settings.space) or ""
@@ -109,7 +111,8 @@ class AsyncMemory:
         self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
         self._index: Index | None = None
         self._followers: tuple[Follower, ...] = ()
-        self._passes: Passes | None = None  # with the store
+        self._passes: Passes | Elsewhere | None = None  # with the store
+        self._backlog: Backlog | None = None  # with the store
         self._recalls: Recalls | None = None  # with the store
         self._sending: Sending | None = None  # with the store
         self._opening = asyncio.Lock()
@@ -391,9 +394,7 @@ class AsyncMemory:
         `Changes.next` goes into the next call's `after`.
         """
         check_names("changes", whose, WHOSE)
-        if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**63:
-            raise Invalid(f"after must be the number of a line of the log, not {after!r}")
-        return await happened.changes(await self._ready(), self._scope(whose), after, limit_of(limit))
+        return await happened.changes(await self._ready(), self._scope(whose), line_of(after), limit_of(limit))
 
     @operation
     async def position(self) -> Position:
@@ -658,6 +659,62 @@ class AsyncMemory:
         ]
 
     @operation
+    async def status(self) -> Status:
+        """Return how far each follower of the store is, which workers share it, and how many letters there are."""
+        return await status(await self._ready(), self._followers)
+
+    @operation
+    async def backlog(self, most: int = 0) -> tuple[int, float]:
+        """Return how many changes wait to be indexed, seen a moment ago at most; and in about how many seconds no
+        more than `most` will.
+        """
+        await self._ready()
+        assert self._backlog is not None
+        return await self._backlog.count(), self._backlog.clears_s(most)
+
+    @operation
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        """Return what followers could not follow and put aside, in the order of the log."""
+        store = await self._ready()
+        return await store.letters(named("follower", follower), after=line_of(after), limit=limit_of(limit))
+
+    @operation
+    async def replay_letters(self, seqs: Iterable[int] | None = None, *, follower: str | None = None) -> int:
+        """Have letters tried again: those about these lines of the log, or all, of one follower or of all. Return how
+        many. Here that happens at once; where workers follow, some seconds later.
+        """
+        store = await self._ready()
+        chosen = await self._chosen(seqs, follower)
+        again = tuple(dataclasses.replace(letter, tries=0) for letter in chosen)
+        await store.commit(Batch(letters=again))
+        if self.settings.work != ELSEWHERE:
+            for each in (*self._followers, *(self._sending.senders if self._sending else ())):
+                await replay(each, store)
+        return len(again)
+
+    @operation
+    async def drop_letters(self, seqs: Iterable[int] | None = None, *, follower: str | None = None) -> int:
+        """Throw letters away: what they are about is not followed. Return how many."""
+        chosen = await self._chosen(seqs, follower)
+        answered = tuple((letter.follower, letter.change.seq) for letter in chosen)
+        await (await self._ready()).commit(Batch(answered=answered))
+        return len(answered)
+
+    async def _chosen(self, seqs: Iterable[int] | None, follower: str | None) -> list[Letter]:
+        """Return the letters about these lines; raise NotFound where there is none about one of them."""
+        store, named_follower = await self._ready(), named("follower", follower)
+        found, place = list[Letter](), 0
+        while page := await store.letters(named_follower, after=place, limit=1000):
+            place = page[-1].change.seq
+            found += page
+        if seqs is None:
+            return found
+        lines = [line_of(seq) for seq in seqs]
+        if missing := set(lines) - {letter.change.seq for letter in found}:
+            raise NotFound(f"no letter about line {min(missing)} of the log: see `simonides letters`")
+        return [letter for letter in found if letter.change.seq in lines]
+
+    @operation
     async def rebuild(self, *, progress: Progress | None = None) -> int:
         """Make the full-text words and the vector index again from the records; return how many vectors there are."""
         store = await self._ready()
@@ -734,8 +791,13 @@ class AsyncMemory:
             await store.close()
             raise
         self._index, self._recalls = index, Recalls(store)
-        self._store, self._passes = store, Passes(store, self._followers, self._index, self._home)
-        self._sending = sending.begun()
+        self._backlog = Backlog(store, self._followers)
+        if self.settings.work == ELSEWHERE:
+            self._passes = Elsewhere(store, self._followers)
+        else:
+            self._passes = Passes(store, self._followers, self._index, self._home)
+        self._store = store
+        self._sending = sending if self.settings.work == ELSEWHERE else sending.begun()
 
     def _opened(self, part: str, what: T) -> T:
         """Return what a store, index or embedder is used through: itself, unless somebody measures it."""

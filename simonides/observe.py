@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from .errors import Unavailable
@@ -111,14 +112,23 @@ class Observer:
 
     # -- what it comes to -----------------------------------------------------------------------------------------
 
-    def told(self, parts: Sequence[Mapping[str, Any]], store: Mapping[str, float] | None = None) -> bytes:
+    def told(
+        self,
+        parts: Sequence[Mapping[str, Any]],
+        store: Mapping[str, float] | None = None,
+        more: Sequence[Metric] = (),
+    ) -> bytes:
         """Return all of it as Prometheus reads it: with how the parts are (see `api.system.parts`), and, for whom it
-        may concern, what is in the whole store.
+        may concern, what is in the whole store; and what more there is to tell.
         """
         health = GaugeMetricFamily("simonides_health_status", "1: works, 0.5: as a fallback, 0: not", labels=["part"])
         for each in parts:
             health.add_metric([each["name"]], 0.5 if each["works"] and each["fallback"] else float(each["works"]))
-        families = [health, *(GaugeMetricFamily(name, TOLD[name], value) for name, value in (store or {}).items())]
+        families = [
+            health,
+            *more,
+            *(GaugeMetricFamily(name, TOLD[name], value) for name, value in (store or {}).items()),
+        ]
         return generate_latest(self.registry) + generate_latest(_given(families))
 
 
@@ -141,9 +151,9 @@ def counted(stats: Mapping[str, Any], size: int, lag: int) -> dict[str, float]:
     return {**found, "simonides_storage_bytes_total": float(size), "simonides_index_lag_changes": float(lag)}
 
 
-def _given(families: Sequence[GaugeMetricFamily]) -> CollectorRegistry:
+def _given(families: Sequence[Metric]) -> CollectorRegistry:
     class Given:
-        def collect(self) -> Iterator[GaugeMetricFamily]:
+        def collect(self) -> Iterator[Metric]:
             yield from families
 
     made = CollectorRegistry()

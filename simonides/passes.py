@@ -1,14 +1,16 @@
-"""When the followers read on: after each write, one pass at a time."""
+"""When the followers read on: after each write, one pass at a time; or elsewhere, and then how far they are."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from .errors import SimonidesError, Unavailable
-from .follow import Follower, Progress, settle
+from .follow import Follower, Progress, followed, replay, settle
 from .index import Index
 from .record import Scope
 from .store import Store
@@ -16,6 +18,10 @@ from .store import Store
 log = logging.getLogger("simonides")
 
 CATCH_UP = 5_000  # changes that gather before the index takes them in
+LOOK_S = 0.05  # between two looks how far the workers are, while somebody waits for them
+STILL_S = 5.0  # without a step of theirs, and nobody waits any longer
+FRESH_S = 0.2  # for how long a look at the backlog holds
+RETRY_S = (1.0, 60.0)  # what whoever is turned away is told, at least and at most
 
 
 class Passes:
@@ -103,7 +109,106 @@ class Passes:
     async def _tidy(self) -> None:
         try:
             for follower in self._followers:
+                await replay(follower, self._store)  # of which somebody asked for it, and the embedder was away
                 while not self._ending and await follower.tidy(self._store):
                     pass
         except SimonidesError as error:
             log.warning("what is no longer needed is still there: %s", error)
+
+
+class Elsewhere:
+    """The same where workers follow: nothing is followed here, and who waits is told how far they are.
+
+    `behind` says so where they stood still for as long as somebody waited.
+    """
+
+    def __init__(self, store: Store, followers: Sequence[Follower]) -> None:
+        self.behind: str | None = None
+        self._store, self._followers = store, followers
+        self._place = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._looked = asyncio.Event()
+
+    def begin(self, progress: Progress | None = None) -> None:
+        """Nothing begins here."""
+
+    async def settle(self, progress: Progress | None = None) -> None:
+        """Wait until what is written now is followed, or until nothing has moved for some seconds."""
+        line = await self._store.head()
+        if not self._followers or line <= self._place:
+            return
+        place, since, self._waiting = -1, time.monotonic(), self._waiting + 1
+        try:
+            while self._place < line:
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.create_task(self._look())
+                await self._looked.wait()
+                if self._place > place:
+                    if progress and place >= 0:
+                        progress(self._place - place)
+                    place, since = self._place, time.monotonic()
+                elif time.monotonic() - since > STILL_S:
+                    self.behind = f"no worker has followed the log for {STILL_S:g} s: see `simonides status`"
+                    return
+            self.behind = None
+        finally:
+            self._waiting -= 1
+
+    async def _look(self) -> None:
+        """Look again and again, for all who wait, as long as anybody does."""
+        try:
+            while self._waiting:
+                with contextlib.suppress(Unavailable):
+                    self._place = min([await followed(follower.name, self._store) for follower in self._followers])
+                self._tell()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    async def keep_up(self) -> None:
+        """Nobody waits for the workers before a question."""
+
+    async def notice(self) -> None:
+        """Nor are they told."""
+
+    async def ended(self, patience_s: float | None = None) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+
+class Backlog:
+    """How many lines of the log wait for their slowest follower, as seen a moment ago at most."""
+
+    def __init__(self, store: Store, followers: Sequence[Follower]) -> None:
+        self._store, self._followers = store, followers
+        self._count, self._seen = 0, float("-inf")
+        self._place, self._rate = 0, 0.0  # lines a second that were followed lately
+        self._look = asyncio.Lock()
+
+    async def count(self) -> int:
+        """Return how many lines there are, at most a moment ago."""
+        if time.monotonic() - self._seen > FRESH_S and not (self._look.locked() and self._seen > 0):
+            async with self._look:
+                if time.monotonic() - self._seen > FRESH_S:
+                    await self._renew()
+        return self._count
+
+    async def _renew(self) -> None:
+        head = await self._store.head()
+        place = min([await followed(follower.name, self._store) for follower in self._followers], default=head)
+        present, passed = time.monotonic(), time.monotonic() - self._seen
+        if passed < 100 * FRESH_S:
+            rate = max(0, place - self._place) / passed
+            self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self._count, self._place, self._seen = max(0, head - place), place, present
+
+    def clears_s(self, most: int) -> float:
+        """Return in how many seconds no more than so many will wait, as far as can be told from the rate seen."""
+        least, longest = RETRY_S
+        return min(longest, max(least, (self._count - most) / self._rate)) if self._rate else longest / 4

@@ -18,6 +18,7 @@ from .errors import Invalid
 HIDDEN = "•••"  # stands where a secret is
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOGS = ("auto", "pretty", "json")
+FULL = REFUSE, ACCEPT = ("refuse", "accept")  # what becomes of a write while too much waits to be indexed
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|(?![0-9]+[/?#]).*)@", re.DOTALL)  # one with a slash in it too
@@ -72,6 +73,16 @@ class Serving:
     connections_max: int = setting(2000, "open connections; more are turned away", least=1)
     idle_seconds: float = setting(75.0, "seconds that a connection is kept open without a request", least=1)
     drain_seconds: float = setting(20.0, "seconds that calls under way have to end when the server is stopped", least=0)
+
+    queue_max: int = setting(
+        0, "changes that may wait to be indexed before writes are turned away; 0: any number", least=0, reload=True
+    )
+    when_full: str = setting(
+        REFUSE,
+        "what becomes of a write then: refuse answers 429, accept keeps it and does not wait until it is indexed",
+        choices=FULL,
+        reload=True,
+    )
 
     upstream: str = setting(
         "https://api.openai.com/v1", "where the proxy sends chats: the base URL of an OpenAI API", url=True, reload=True

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from .forgetting import Preview
+    from .happened import Following
     from .pruning import Proposal
     from .recall import Missing
-    from .store import Certificate
+    from .store import Certificate, Letter
 
 TEXT_MAX, PASSAGE_MAX = 200, 700  # characters of a text that a table shows, and that stand below each other
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -123,6 +124,29 @@ def certificates(found: Iterable[Certificate], zone: tzinfo | None) -> Table:
     for each in found:
         whose = ", ".join(name for _, name in each.scope.levels if name) or "everybody"
         made.add_row(*_plain(short(each.id), when(each.at, zone), str(each.count), cut(whose, 40), cut(each.method)))
+    return made
+
+
+def letters(found: Iterable[Letter], zone: tzinfo | None) -> Table:
+    made = table("Line", "Record", "Kind", "Follower", "Tries", "When", "What went wrong")
+    for each in found:
+        change, tries = each.change, str(each.tries or "again")
+        made.add_row(
+            *_plain(str(change.seq), short(change.id), change.kind, cut(each.follower, 40), tries),
+            *_plain(when(each.at, zone), each.error),
+        )
+    return made
+
+
+def followers(found: Iterable[Following]) -> Table:
+    made = table("Follower", "Place", "Behind", "Since", "Letters", "Workers")
+    for each in found:
+        workers = ", ".join(f"{name}: {shards} shards" for name, shards in each.workers.items())
+        alone = "none alive" if each.shared else "not shared"
+        made.add_row(
+            *_plain(each.name, f"{each.place:,}", f"{each.lag:,}", f"{each.lag_s:.0f} s" if each.lag else "-"),
+            *_plain(str(each.letters), workers or alone),
+        )
     return made
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .forgetting import Preview
+from .happened import Status
 from .plain import Json as Json
 from .plain import as_json as as_json
 from .plain import change_as_json as change_as_json
@@ -20,7 +21,7 @@ from .pruning import Proposal
 from .query import Factor, Hit
 from .recall import Citation, Context, Hits, Missing
 from .record import Scope
-from .store import Certificate
+from .store import Certificate, Letter
 
 # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -92,6 +93,30 @@ def proposal_as_json(proposal: Proposal) -> Json:
         "ended": iso(proposal.ended),
         "instead": proposal.instead,
     }
+
+
+def letter_as_json(letter: Letter) -> Json:
+    change = letter.change
+    return {
+        "follower": letter.follower,
+        **{name: getattr(change, name) for name in ("seq", "id", "version", "kind")},
+        "scope": dataclasses.asdict(change.scope),
+        "tries": letter.tries,
+        "at": iso(letter.at),
+        "error": letter.error,
+    }
+
+
+def status_as_json(status: Status) -> Json:
+    followers = [
+        {
+            **{name: getattr(each, name) for name in ("name", "place", "lag", "letters", "shared")},
+            "lag_seconds": round(each.lag_s, 3),
+            "workers": dict(each.workers),
+        }
+        for each in status.followers
+    ]
+    return {"head": status.head, "followers": followers}
 
 
 # -- in -----------------------------------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
-from .errors import Conflict, SimonidesError
+from .config import OFF, Settings, open_backend, store_url
+from .derivers.vectors import Vectors
+from .errors import Conflict, Invalid, SimonidesError
 from .follow import (
     STEP,
     WAITS,
@@ -32,6 +35,8 @@ from .follow import (
     wanted,
 )
 from .leases import TAKEN_OVER_S, Leases
+from .record import now
+from .sending import senders
 from .store import Batch, Change, Cursor, Store
 
 log = logging.getLogger("simonides.worker")
@@ -40,7 +45,9 @@ WINDOW = 1024  # lines of the log that are read at a time
 WINDOWS = 8  # at most so many for one portion a shard
 LOOK_S = (0.01, 0.25)  # between two looks whether something was written: from, to
 IDLE_S = 0.1  # between two moves of the places of shards in which nothing happens
+BATCH_S, LEAST = 4.0, 16  # what a batch is to take at most, where the embedder is slow; and changes at least
 WAIT_S = 1.0  # how long a source may wait for something
+OWN_S = 1.0  # between two moves of a follower's own place
 REPLAY_S = 5.0  # between two looks for letters to be tried again
 LETTERS = 1000  # that are counted
 
@@ -56,6 +63,7 @@ class StoreSource:
         self._idle = 0.0  # when the places of idle shards were last moved
         self._taking = asyncio.Lock()
         self._beating: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     @property
     def held(self) -> frozenset[int]:
@@ -70,21 +78,14 @@ class StoreSource:
         self._beating = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._leases.beat_s)
+        while not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._leases.beat_s)
+                return
             try:
                 await self._leases.beat()
-                await self._move_own()
-            except SimonidesError as error:
-                log.warning("no heartbeat: %s", error)
-
-    async def _move_own(self) -> None:
-        """Move the follower's own place to the least of its shards', so that who follows alone sees it as done."""
-        places = await self._store.cursors(self.follower)
-        own, least = places.get(self.follower, 0), reached(self.follower, places)
-        if least > own:
-            with contextlib.suppress(Conflict):
-                await self._store.commit(Batch(), cursor=Cursor(self.follower, own, least))
+            except Exception as error:  # whatever it is, the next one may go well; without any, others take over
+                log.warning("no heartbeat: %s", error if isinstance(error, SimonidesError) else type(error).__name__)
 
     async def take(self, limit: int, wait_s: float) -> Sequence[Portion]:
         until, pause = time.monotonic() + wait_s, LOOK_S[0]
@@ -151,11 +152,10 @@ class StoreSource:
 
     async def close(self) -> None:
         if self._beating:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+            self._ending.set()  # a heartbeat that is cut off would leave us not knowing what our leases say
+            await self._beating
             self._beating = None
             await self._leases.leave()
-            await self._move_own()
 
 
 @dataclass(slots=True)
@@ -174,6 +174,16 @@ class Figures:
         self.followed, self.batches = self.followed + changes, self.batches + 1
         if changes and seconds > 0:
             self.rate = 0.8 * self.rate + 0.2 * changes / seconds if self.rate else changes / seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How a follower of this worker stands in the store."""
+
+    place: int
+    lag: int
+    lag_s: float
+    letters: int  # at most LETTERS are counted
 
 
 class Worker:
@@ -207,6 +217,7 @@ class Worker:
             asyncio.create_task(self._loop(follower)) for follower in self._followers for _ in range(self._at_once)
         ]
         tasks += [asyncio.create_task(self._replay(follower)) for follower in self._followers]
+        tasks += [asyncio.create_task(self._move_own(follower)) for follower in self._followers]
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -222,6 +233,16 @@ class Worker:
         for error in ended:
             if isinstance(error, Exception):
                 raise error
+
+    async def stands(self) -> dict[str, Stand]:
+        """Return how each follower stands, whichever worker followed."""
+        head, found = await self._store.head(), dict[str, Stand]()
+        for name in self.figures:
+            place = reached(name, await self._store.cursors(name))
+            waiting = await self._store.changes(after=place, limit=1)
+            since = (now() - waiting[0].at).total_seconds() if waiting else 0.0
+            found[name] = Stand(place, max(0, head - place), since, len(await self._store.letters(name, limit=LETTERS)))
+        return found
 
     async def _loop(self, follower: Follower) -> None:
         """Follow one batch after another; where the whole follower cannot go on, wait longer each time."""
@@ -242,7 +263,8 @@ class Worker:
 
     async def _batch(self, follower: Follower, source: Source, figures: Figures) -> int:
         """Follow what comes next; return how many portions there were."""
-        portions = await source.take(STEP, WAIT_S)
+        limit = min(STEP, max(LEAST, int(figures.rate * BATCH_S))) if figures.rate else STEP
+        portions = await source.take(limit, WAIT_S)
         left, begun = list(portions), time.monotonic()
         try:
             idle = [portion for portion in portions if not portion.changes]
@@ -311,6 +333,19 @@ class Worker:
             pass
         self._tidied.add(follower.name)
 
+    async def _move_own(self, follower: Follower) -> None:
+        """Move the follower's own place to the least of its shards', so that who follows alone sees it as done."""
+        while True:
+            with contextlib.suppress(*WAITS, Conflict):
+                places = await self._store.cursors(follower.name)
+                own, least = places.get(follower.name, 0), reached(follower.name, places)
+                if least > own:
+                    await self._store.commit(Batch(), cursor=Cursor(follower.name, own, least))
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), OWN_S)
+
     async def _replay(self, follower: Follower) -> None:
         """Look now and then for letters that somebody wants tried again."""
         while not self._stopping.is_set():
@@ -318,6 +353,52 @@ class Worker:
                 await asyncio.wait_for(self._stopping.wait(), REPLAY_S)
             with contextlib.suppress(*WAITS):
                 await replay(follower, self._store, self._sources[follower.name].held, self._patience)
+
+
+VECTORS, SINKS = "vectors", "sinks"  # the follower that every store has, and those into the sinks of the settings
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    settings: Settings,
+    *,
+    followers: Sequence[str] = (VECTORS, SINKS),
+    at_once: int = 1,
+    taken_over_s: float = TAKEN_OVER_S,
+    patience: Patience | None = None,
+    around: Callable[[str, Any], Any] = lambda part, what: what,
+) -> AsyncIterator[Worker]:
+    """Open the store and the followers named: `vectors`, `sinks` (all in the settings). `around` is put around each
+    part.
+    """
+    async with contextlib.AsyncExitStack() as parts:
+        made = list[Follower]()
+        for name in followers:
+            if name not in (VECTORS, SINKS):
+                raise Invalid(f"there is no follower {name!r}; there are: {VECTORS}, {SINKS}")
+            if name == SINKS:
+                continue
+            if settings.embedder == OFF:
+                raise Invalid("there is nothing to embed with: name an embedder, or other --followers than vectors")
+            else:
+                embedder = around("embedder", open_backend("embedders", settings.embedder))
+                parts.push_async_callback(embedder.close)
+                await asyncio.to_thread(embedder.tokens, "ready")  # says now what is missing
+                made.append(Vectors(embedder))
+        url = store_url(settings.store_url)
+        store: Store = around("store", await asyncio.to_thread(open_backend, "stores", url))
+        parts.push_async_callback(store.close)
+        for each in await senders(settings.sinks, store) if SINKS in followers else ():
+            parts.push_async_callback(each.sink.close)
+            made.append(each)
+
+        def source(follower: Follower) -> Source:
+            if settings.feed:
+                found: Source = open_backend("feeds", settings.feed, store, follower.name)
+                return found
+            return StoreSource(store, follower.name, taken_over_s=taken_over_s, at_once=at_once)
+
+        yield Worker(store, made, source, at_once=at_once, patience=patience)
 
 
 def apart(batch: Batch, changes: Sequence[Change]) -> dict[int, Batch]:

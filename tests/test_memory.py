@@ -178,7 +178,22 @@ def test_both_faces_have_the_same_methods_and_signatures() -> None:
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 # What is about all that is here.
-WHOLE = {"keep", "restore", "stats", "doctor", "pack", "position", "rebuild", "settle", "close"}
+WHOLE = {
+    "status",
+    "backlog",
+    "letters",
+    "replay_letters",
+    "drop_letters",
+    "keep",
+    "restore",
+    "stats",
+    "doctor",
+    "pack",
+    "position",
+    "rebuild",
+    "settle",
+    "close",
+}
 ARGUMENTS: dict[str, tuple[Any, ...]] = {  # what each of the others needs, besides whose memory it is about
     "remember": ("a text",),
     "recall": ("a text",),

@@ -55,7 +55,7 @@ async def indexed(call: Call, wait: str) -> Json:
     """Return whether what has been written can be found by meaning, having waited for it if that was asked."""
     memory = call.memory
     written = (await memory.position()).written
-    if wait == "indexed":
+    if wait == "indexed" and not await call.desk.full():
         await memory.settle()
     done = (await memory.position()).indexed >= written
     return {"indexed": done, "task": None if done else f"log-{written}"}

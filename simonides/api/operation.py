@@ -20,10 +20,10 @@ from pydantic import BaseModel, ValidationError
 from ..access import Permit, Principal
 from ..arguments import Whose, named
 from ..directory import Directory
-from ..errors import Forbidden, Invalid, Unauthorized
+from ..errors import Forbidden, Invalid, Limited, Unauthorized
 from ..memory import AsyncMemory
 from ..record import Scope, began, now, stable_id
-from ..serving import Serving
+from ..serving import REFUSE, Serving
 from .shapes import Asked
 from .tasks import Tasks
 from .watch import Watch
@@ -42,6 +42,23 @@ class Desk:
     watch: Watch = field(default_factory=Watch)
     began: datetime = field(default_factory=now)
     on_erase: list[Callable[[], None]] = field(default_factory=list)  # whatever keeps answers lets go of them
+
+    async def full(self) -> bool:
+        """Whether more waits to be indexed than may; it is seen a moment late."""
+        most = self.serving.queue_max
+        return bool(most) and (await self.memory.backlog())[0] > most
+
+    async def admit(self) -> None:
+        """Raise Limited where a write is to be turned away, because too much waits to be indexed."""
+        most = self.serving.queue_max
+        if not most or self.serving.when_full != REFUSE:
+            return
+        waiting, seconds = await self.memory.backlog(most)
+        if waiting > most:
+            raise Limited(
+                f"{waiting} changes wait to be indexed, more than the {most} that may: try again later",
+                retry_after=seconds,
+            )
 
     @property
     def home(self) -> Scope:
@@ -110,6 +127,11 @@ class Operation:
     run: Run
 
     @property
+    def fills(self) -> bool:
+        """Whether it writes what followers have to follow: an erase is never kept waiting."""
+        return bool(self.needs & Permit.WRITE) and not self.reads and not self.destroys
+
+    @property
     def route(self) -> str:
         return PREFIX + self.path
 
@@ -120,6 +142,8 @@ class Operation:
         asked = self.read(arguments)
         if self.whole and not operates(principal, desk.home):
             raise Forbidden(f"{self.name} concerns the whole store: it needs an unbound key of its own tenant")
+        if self.fills:
+            await desk.admit()
         try:
             return await self.run(asked, granted(desk, principal, asked, self.needs, once))
         finally:

@@ -65,6 +65,7 @@ class Imported(Shape):
 
 async def take_in(path: Path, name: str, call: Call, *, ids: bool = False) -> Json:
     """Keep what the file holds: an export of ours, or any format that there is an importer for."""
+    await call.desk.admit()
     read = new = wrong = 0
     problems, known = list[str](), list[str]()
     found = importers.read([path], call.scope)

@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 def serve(store: str | None, flags: Mapping[str, Any], *, as_json: bool = False, **given: str | None) -> None:
     """Serve until a signal says to stop. `flags` are the settings given by hand, the rest says which memory."""
     seen, serving = _stamps(flags), config.serving(flags)
-    with logs.logged(serving), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with logs.logged(serving), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(store, serving, flags, seen, as_json, **given))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop
