@@ -33,6 +33,7 @@ LOOK_S = 0.02, 0.1  # between two looks of the relay at the log: from, to
 TURN_S = 1.0  # between two looks whether it is our turn to relay
 WAIT_S = 0.5, 30.0  # of the relay after a failure: from, to
 WINDOW, WINDOWS = 1024, 8  # lines of the log that are read from the store at a time, and how often in a row
+TRUE_MAX = 1000  # lines that are remembered to be true
 WAITING_MAX = 4 * STEP  # changes that a worker has at hand before it reads on
 
 log = logging.getLogger("simonides.feed")
@@ -40,17 +41,22 @@ log = logging.getLogger("simonides.feed")
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """All changes of the shards of one partition (`shard % partitions`) after line `since`, up to line `upto`."""
+    """All changes of the shards of one partition (`shard % partitions`) after line `since`, up to line `upto`.
+
+    `mark` is what that last line says: where the store's own says something else, an older copy of the store was put
+    back, and the parcel tells of what did not happen.
+    """
 
     partition: int
     partitions: int
     since: int
     upto: int
+    mark: str
     changes: tuple[Change, ...]
 
     def packed(self) -> bytes:
         changes = [change_as_json(change) for change in self.changes]
-        said = {"partition": self.partition, "partitions": self.partitions, "since": self.since, "upto": self.upto}
+        said = {name: getattr(self, name) for name in ("partition", "partitions", "since", "upto", "mark")}
         return json.dumps({**said, "changes": changes}, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -61,7 +67,8 @@ class Parcel:
             partition, partitions, since, upto = (
                 int(said[name]) for name in ("partition", "partitions", "since", "upto")
             )
-            return cls(partition, partitions, since, upto, tuple(change_of(each) for each in said["changes"]))
+            changes = tuple(change_of(each) for each in said["changes"])
+            return cls(partition, partitions, since, upto, str(said["mark"]), changes)
         except (KeyError, TypeError, ValueError, AssertionError):
             raise Damaged("not a parcel of ours") from None
 
@@ -180,7 +187,12 @@ def parcels(changes: Sequence[Change], since: int, count: int) -> list[Parcel]:
     parts: list[list[Change]] = [[] for _ in range(count)]
     for change in changes:
         parts[shard(change.scope) % count].append(change)
-    return [Parcel(number, count, since, changes[-1].seq, tuple(part)) for number, part in enumerate(parts)]
+    upto, mark = changes[-1].seq, mark_of(changes[-1])
+    return [Parcel(number, count, since, upto, mark, tuple(part)) for number, part in enumerate(parts)]
+
+
+def mark_of(line: Change) -> str:
+    return f"{line.at.isoformat()} {line.version} {line.id}"
 
 
 # -- out ------------------------------------------------------------------------------------------------------------
@@ -213,7 +225,7 @@ class FeedSource:
         self._arrived = defaultdict[int, deque[Arrival]](deque)  # by partition: to be read
         self._read = defaultdict[int, deque[Arrival]](deque)  # and read, but not acknowledged
         self._missed: dict[int, float] = {}  # since when a partition has no parcel of what is new
-        self._head = 0  # the last line of the log, when it was last asked for
+        self._true: dict[tuple[int, str], None] = {}  # lines of parcels that are in the store's log too
         self._looked = 0.0  # when the store was last asked what is new
         self._out: set[int] = set()  # shards that were given out
         self._moved = 0.0  # when the places of idle shards were last given out
@@ -357,8 +369,8 @@ class FeedSource:
             if any(mine[k].known < parcel.since for k in behind):
                 return False  # there is more than one look takes in
         covered = {k: mine[k] for k in parcel.shards() if k in mine}  # all of them, unless the partitions were others
-        if parcel.upto > self._head and parcel.upto > (await self._learn_head()):
-            covered = {}  # the store is an older one, put back: what the broker knows has not happened yet
+        if any(one.known < parcel.upto for one in covered.values()) and not await self._happened(parcel):
+            covered = {}  # what is missing by that is read from the store
         for change in parcel.changes:
             if (one := covered.get(shard(change.scope))) and change.seq > one.known:
                 one.waiting.append(change)
@@ -371,7 +383,7 @@ class FeedSource:
         """Read from the store what no parcel has brought for too long."""
         if (present := time.monotonic()) - self._looked < LOOK_S[1]:
             return
-        self._looked, head = present, await self._learn_head()
+        self._looked, head = present, await self._store.head()
         for p in self._numbers:
             behind = {k for k, each in self._of(p).items() if each.known < head}
             if not behind or self._arrived[p]:
@@ -395,9 +407,16 @@ class FeedSource:
             if place >= upto or self._waiting() >= WAITING_MAX:
                 return
 
-    async def _learn_head(self) -> int:
-        self._head = await self._store.head()
-        return self._head
+    async def _happened(self, parcel: Parcel) -> bool:
+        """Whether the store's log says what the parcel says; it is asked once for all parcels of a batch."""
+        if (parcel.upto, parcel.mark) not in self._true:
+            lines = await self._store.changes(after=parcel.upto - 1, limit=1)
+            if not lines or (lines[0].seq, mark_of(lines[0])) != (parcel.upto, parcel.mark):
+                return False
+            self._true[parcel.upto, parcel.mark] = None
+            while len(self._true) > TRUE_MAX:
+                del self._true[next(iter(self._true))]
+        return True
 
     def _of(self, p: int) -> dict[int, _Shard]:
         return {k: self._shards[k] for k in range(p, SHARDS, self._count) if k in self._shards}

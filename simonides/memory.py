@@ -719,7 +719,7 @@ class AsyncMemory:
         again = tuple(dataclasses.replace(letter, tries=0) for letter in chosen)
         await store.commit(Batch(letters=again))
         if self.settings.work != ELSEWHERE:
-            for each in self._followers:
+            for each in (*self._followers, *(self._sending.senders if self._sending else ())):
                 await replay(each, store)
         return len(again)
 
@@ -835,7 +835,7 @@ class AsyncMemory:
         self._index, self._recalls = index, Recalls(store)
         self._backlog = Backlog(store, self._followers)
         self._store, self._passes = store, self._passing(store, self._followers, index)
-        self._sending = sending.begun()
+        self._sending = sending if self.settings.work == ELSEWHERE else sending.begun()
 
     async def _have_read(self, line: int) -> bool:
         assert self._passes is not None

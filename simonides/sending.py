@@ -42,6 +42,7 @@ class Sender:
     """Follows the log into one sink. `fresh` begins behind what is there already; otherwise it begins at the start."""
 
     kinds: frozenset[str] | None = None
+    joins = True  # nothing is written but its place
 
     def __init__(self, sink: Sink, *, content: bool = False, fresh: bool = True) -> None:
         self.name = f"sink/{sink.name}"
@@ -133,14 +134,15 @@ class Sending:
 
     def __init__(self, store: Store, senders: Sequence[Sender]) -> None:
         self.behind: dict[str, str] = {}
-        self._store, self._senders = store, senders
+        self.senders = tuple(senders)
+        self._store = store
         self._ending = False
         self._stirs = [asyncio.Event() for _ in senders]
         self._tasks = list[asyncio.Task[None]]()
 
     def begun(self) -> Self:
         """Begin; return self."""
-        for sender, stir in zip(self._senders, self._stirs, strict=True):
+        for sender, stir in zip(self.senders, self._stirs, strict=True):
             self._tasks.append(asyncio.get_running_loop().create_task(self._send(sender, stir)))
         return self
 
@@ -158,7 +160,7 @@ class Sending:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for sender in self._senders:
+        for sender in self.senders:
             await sender.sink.close()
 
     async def _send(self, sender: Sender, stir: asyncio.Event) -> None:

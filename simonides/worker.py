@@ -36,6 +36,7 @@ from .follow import (
 )
 from .leases import TAKEN_OVER_S, Leases
 from .record import now
+from .sending import senders
 from .store import Batch, Change, Cursor, Store
 
 log = logging.getLogger("simonides.worker")
@@ -354,26 +355,30 @@ class Worker:
                 await replay(follower, self._store, self._sources[follower.name].held, self._patience)
 
 
-VECTORS = "vectors"  # the follower that every store has
+VECTORS, SINKS = "vectors", "sinks"  # the follower that every store has, and those into the sinks of the settings
 
 
 @contextlib.asynccontextmanager
 async def opened(
     settings: Settings,
     *,
-    followers: Sequence[str] = (VECTORS,),
+    followers: Sequence[str] = (VECTORS, SINKS),
     at_once: int = 1,
     taken_over_s: float = TAKEN_OVER_S,
     patience: Patience | None = None,
     around: Callable[[str, Any], Any] = lambda part, what: what,
 ) -> AsyncIterator[Worker]:
-    """Open the store and the followers named: `vectors`, or URLs of sinks. `around` is put around each part."""
+    """Open the store and the followers named: `vectors`, `sinks` (all in the settings). `around` is put around each
+    part.
+    """
     async with contextlib.AsyncExitStack() as parts:
         made = list[Follower]()
         for name in followers:
-            if name != VECTORS:
-                made.append(open_backend("sinks", name))
-            elif settings.embedder == OFF:
+            if name not in (VECTORS, SINKS):
+                raise Invalid(f"there is no follower {name!r}; there are: {VECTORS}, {SINKS}")
+            if name == SINKS:
+                continue
+            if settings.embedder == OFF:
                 raise Invalid("there is nothing to embed with: name an embedder, or other --followers than vectors")
             else:
                 embedder = around("embedder", open_backend("embedders", settings.embedder))
@@ -383,6 +388,9 @@ async def opened(
         url = store_url(settings.store_url)
         store: Store = around("store", await asyncio.to_thread(open_backend, "stores", url))
         parts.push_async_callback(store.close)
+        for each in await senders(settings.sinks, store) if SINKS in followers else ():
+            parts.push_async_callback(each.sink.close)
+            made.append(each)
 
         def source(follower: Follower) -> Source:
             if settings.feed:

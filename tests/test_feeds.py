@@ -17,7 +17,7 @@ from engines import Kafka, Machine, Valkey
 
 from simonides.config import open_backend
 from simonides.errors import Damaged, Invalid
-from simonides.feed import FeedSource, Parcel, parcels
+from simonides.feed import FeedSource, Parcel, mark_of, parcels
 from simonides.follow import SHARDS, followed
 from simonides.record import now
 from simonides.store import Change, Store
@@ -221,25 +221,27 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(engines: Machine, st
 
 async def test_a_store_that_was_put_back_is_followed_on(valkey: Valkey, store: Store) -> None:
     """What the broker knows of a future that is gone hides nothing of what happens instead."""
-    first = Work(store, source(f"{valkey.url}?ttl=2", store))
-    await first.begin()
+    first = source(f"{valkey.url}?ttl=2", store)
     await write(store, 200)
-    await followed_all(store, first)
-    await first.end()
+    assert first._relay and await first._relay.step()
+    await first.close()
     older = MemoryStore()
     older.identity = store.identity
     second = Work(older, source(f"{valkey.url}?ttl=2", older))
     await second.begin()
     await write(older, 50)
     await followed_all(older, second)
+    await write(older, 250)  # and where as much has happened again
+    await followed_all(older, second)
     await second.end()
     assert each_once_in_order(second)
+    assert {change.id for change in second.found} == {change.id for change in await older.changes(limit=1000)}
 
 
 def test_a_parcel_is_read_back_as_it_was() -> None:
     change = Change(7, now(), "one/é", 2, "note", SCOPES[3])
     [parcel] = parcels([change], 3, 1)
-    assert Parcel.unpacked(parcel.packed()) == parcel == Parcel(0, 1, 3, 7, (change,))
+    assert Parcel.unpacked(parcel.packed()) == parcel == Parcel(0, 1, 3, 7, mark_of(change), (change,))
     for other in (b"", b"{}", b"[]", b'{"partition": 1}', b"\xff", parcel.packed().replace(b'"seq"', b'"sq"')):
         with pytest.raises(Damaged):
             Parcel.unpacked(other)

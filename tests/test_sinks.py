@@ -38,8 +38,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from simonides import AsyncMemory
-from simonides.config import open_backend, settings
+from simonides import AsyncMemory, worker
+from simonides.config import Settings, open_backend, settings
 from simonides.errors import Invalid, Unavailable
 from simonides.record import now
 from simonides.sending import WAIT_MAX_S, event, pause_s
@@ -516,7 +516,7 @@ async def test_a_sink_that_hangs_delays_no_write_and_no_other_sink(receiver: Rec
 
 WRITER = """
 import asyncio, sys
-from simonides import AsyncMemory
+from simonides import AsyncMemory, worker
 
 async def main(path, url):
     async with AsyncMemory(path, embedder="none", sinks=[url]) as memory:
@@ -612,3 +612,24 @@ async def test_the_check_that_is_shown_knows_our_signature(receiver: Receiver) -
     assert SHOWN["verified"](SECRET, headers, body)
     assert not SHOWN["verified"](SECRET, headers, body + b" ")
     assert not SHOWN["verified"](SECRET, {**headers, "webhook-timestamp": "1700000000"}, body)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+async def test_workers_send_where_the_work_is_done_elsewhere(
+    receiver: Receiver, valkey: Valkey, home: Path, carried: bool
+) -> None:
+    store, feed = f"sqlite:///{home}/m.db", valkey.url if carried else ""
+    told_to = Settings(store=store, embedder="none", work="elsewhere", feed=feed, sinks=(receiver.url(),))
+    async with contextlib.AsyncExitStack() as parts:
+        crew = [await parts.enter_async_context(worker.opened(told_to, followers=("sinks",))) for _ in range(2)]
+        running = [asyncio.create_task(each.run()) for each in crew]
+        opened = open_backend("stores", store)
+        for number in range(60):
+            await opened.commit(Batch(put=(said("x", dataclasses.replace(ANA, user=f"u{number % 9}")),)))
+        found = await told(receiver, 60)
+        for each in crew:
+            each.stop()
+        await asyncio.gather(*running)
+        await opened.close()
+    assert sorted(numbers(found)) == list(range(1, 61))
+    assert in_order(found)

@@ -15,7 +15,7 @@ from .remember import remark
 
 
 @command(SERVE, "simonides worker\nsimonides worker --concurrency 4 --port 40025")
-@click.option("--followers", default="vectors", show_default=True, metavar="A,B", help="`vectors`, or URLs of sinks.")
+@click.option("--followers", default="vectors,sinks", show_default=True, metavar="A,B", help="What to do of it.")
 @click.option("--concurrency", type=click.IntRange(1, 64), default=1, show_default=True, help="Batches at once.")
 @click.option(
     "--tries", type=click.IntRange(1, 100), default=5, show_default=True, help="Before a change becomes a letter."
