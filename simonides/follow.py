@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Protocol
 
 from .errors import Conflict
@@ -16,6 +18,7 @@ from .record import Record, Scope
 from .store import Batch, Change, Cursor, Store
 
 STEP = 256  # changes that one step reads
+SHARDS = 64  # shares of the log that workers divide among themselves; a store that has followed by them keeps them
 
 Progress = Callable[[int], None]  # told how many changes were just followed
 
@@ -33,6 +36,69 @@ class Follower(Protocol):
     async def tidy(self, store: Store) -> bool:
         """Do a little of what is left to do once everything is read; return whether there is more of it."""
         ...
+
+
+@lru_cache(maxsize=65_536)
+def shard(scope: Scope) -> int:
+    """Return the shard of everything in that scope. A record keeps its scope for life: its changes are of one shard."""
+    levels = (scope.tenant, scope.space, scope.user or "", scope.agent or "", scope.session or "")
+    return int.from_bytes(blake2b("\0".join(levels).encode(), digest_size=8).digest(), "big") % SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What comes next in one shard, for one follower: every change of the shard up to line `upto`, in order.
+
+    `was` is where the shard's cursor (`place_name`) stands in the store, 0 where it is not there yet. Whoever follows
+    commits with `Cursor(place_name(follower, shard), was, upto)`. Without changes, nothing happened in the shard up to
+    that line, and only its place moves.
+    """
+
+    shard: int
+    was: int
+    upto: int
+    changes: tuple[Change, ...] = ()
+
+
+class Source(Protocol):
+    """Where a worker gets the changes for one follower: the log in the store, or what carries it (`feeds/`).
+
+    It sees to it that no other worker is given the same shards meanwhile, as well as it can: the cursor in the store is
+    what decides, and who comes second finds it moved. Redelivery is allowed; gaps and another order in a shard are not.
+    """
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The shards that are ours now."""
+        ...
+
+    async def begin(self) -> None:
+        """Join those who share the work. What keeps the shares ours (heartbeats) runs in the background from now on."""
+        ...
+
+    async def take(self, limit: int, wait_s: float) -> Sequence[Portion]:
+        """Return the next portions, at most one a shard, with at most about `limit` changes in all.
+
+        Where there is nothing it waits, at most that long, and then returns none. A shard that was given out is not
+        given out again before `done` or `back`.
+        """
+        ...
+
+    async def done(self, portions: Sequence[Portion]) -> None:
+        """These are committed in the store: give what comes after them."""
+        ...
+
+    async def back(self, portions: Sequence[Portion]) -> None:
+        """These were not committed: give them again, from where the shard's cursor stands in the store by then."""
+        ...
+
+    async def close(self) -> None:
+        """Give the shards back, so that others go on at once."""
+        ...
+
+
+def place_name(follower: str, shard: int) -> str:
+    return f"{follower}#{shard}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,28 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """A change that a follower could not follow, put aside so that it does not keep the follower from what comes after.
+
+    `tries` counts how often it was tried; 0: somebody asked for it to be tried again. `error` says what went wrong in
+    words of ours, and holds no text of a record.
+    """
+
+    follower: str
+    change: Change
+    tries: int
+    at: datetime
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What is written together, or not at all.
 
     `put` writes a version that is believed from now on. `restore` writes a version with the clocks it had elsewhere (an
     export read back); versions of one id come in order. An embedding whose record or version is gone by then, or which
-    is there already, is left out silently: the log will say so to its follower.
+    is there already, is left out silently: the log will say so to its follower. So is a letter about a record that was
+    erased by then.
     """
 
     put: tuple[Record, ...] = ()
@@ -73,6 +89,8 @@ class Batch:
     erase: tuple[Ref, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
     certificate: Certificate | None = None
+    letters: tuple[Letter, ...] = ()  # each takes the place of the one of its follower and line that is there
+    answered: tuple[tuple[str, int], ...] = ()  # follower and line of letters that go
 
     def __add__(self, other: Batch) -> Batch:
         return Batch(
@@ -81,6 +99,8 @@ class Batch:
             self.erase + other.erase,
             self.embeddings + other.embeddings,
             self.certificate or other.certificate,
+            self.letters + other.letters,
+            self.answered + other.answered,
         )
 
 
@@ -130,7 +150,8 @@ class Store(Protocol):
         A record whose version is already there with the same content is left alone, without a line in the log.
         Raise Conflict where that version has other content, where it is not the next one, where it has another scope
         than those before it, where a live key is taken (by a record whose latest version has not ended), or where the
-        cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order.
+        cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order;
+        then the letters go that were answered, and the new ones come.
         """
         ...
 
@@ -179,6 +200,17 @@ class Store(Protocol):
 
     async def cursor(self, name: str) -> int:
         """Return how far the named follower has read; 0 if it never did."""
+        ...
+
+    async def cursors(self, prefix: str) -> dict[str, int]:
+        """Return the places of all followers whose names begin so; those at 0 are as if they never were."""
+        ...
+
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        """Return the letters of that follower, or of all, about lines of the log behind `after`, by line and follower.
+
+        An erase of a record takes its letters with it.
+        """
         ...
 
     async def extent(self, scope: Scope, model: str) -> Extent:

@@ -30,7 +30,7 @@ from .. import words as language
 from ..errors import Conflict, Invalid
 from ..query import Place, Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class MemoryStore:
         self._erasing: set[Ref] = set()  # erased, and not certified yet
         self._recalls: dict[Ref, datetime] = {}
         self._cursors: dict[str, int] = {}
+        self._letters: dict[tuple[int, str], Letter] = {}  # by line of the log and follower
         self._groups: dict[tuple[tuple[str, str], str], _Group] = {}  # by realm and model
         self._groups_made = 0
         self._terms: dict[tuple[Ref, int], Counter[str]] = {}  # of the versions that were searched
@@ -77,6 +78,11 @@ class MemoryStore:
         self._keep(draft)
         for embedding in embeddings:
             self._group(embedding.ref, embedding.model).add(embedding)
+        for follower, seq in batch.answered:
+            self._letters.pop((seq, follower), None)
+        for letter in batch.letters:
+            if letter.change.ref in self._records:
+                self._letters[letter.change.seq, letter.follower] = letter
         if cursor:
             self._cursors[cursor.name] = cursor.now
         return self._write_log(draft.lines)
@@ -93,6 +99,7 @@ class MemoryStore:
 
     def _forget(self, ref: Ref) -> None:
         self._recalls.pop(ref, None)
+        self._letters = {name: letter for name, letter in self._letters.items() if letter.change.ref != ref}
         for record in self._records.pop(ref, ()):
             self._terms.pop((ref, record.version), None)
             self._bearers.get(_name(record), set()).discard(ref)
@@ -186,6 +193,13 @@ class MemoryStore:
 
     async def cursor(self, name: str) -> int:
         return self._cursors.get(name, 0)
+
+    async def cursors(self, prefix: str) -> dict[str, int]:
+        return {name: place for name, place in sorted(self._cursors.items()) if place and name.startswith(prefix)}
+
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        named = (letter for name, letter in sorted(self._letters.items()) if follower in (None, name[1]))
+        return [letter for letter in named if letter.change.seq > after][:limit]
 
     # -- vectors -------------------------------------------------------------------------------------------------
 

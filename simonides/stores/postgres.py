@@ -22,7 +22,7 @@ from psycopg import Connection
 from ..errors import Invalid
 from ..query import Query
 from ..record import Record, Ref, Scope
-from ..store import Batch, Change, Cursor, Extent, Health
+from ..store import Batch, Change, Cursor, Extent, Health, Letter
 from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
@@ -41,8 +41,14 @@ MANY_ROWS = 2**31 - 1
 
 T = TypeVar("T")
 
-CHANGES = """
-    SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session
+LINE = "c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session"
+LETTERS = f"""
+    SELECT l.follower, l.tries, l.at, l.error, {LINE} FROM letters l
+    JOIN changes c ON c.seq = l.seq JOIN realms m ON m.realm = c.realm
+    WHERE (%s::text IS NULL OR l.follower = %s) AND l.seq > %s ORDER BY l.seq, l.follower LIMIT %s
+"""
+CHANGES = f"""
+    SELECT {LINE}
     FROM (SELECT * FROM changes WHERE seq > %s ORDER BY seq LIMIT %s) c JOIN realms m ON m.realm = c.realm
     ORDER BY c.seq
 """
@@ -209,6 +215,18 @@ class PostgresStore:
     async def cursor(self, name: str) -> int:
         found = await self._everywhere("SELECT seq FROM cursors WHERE name = %s", (kept(name),))
         return int(found[0][0]) if found else 0
+
+    async def cursors(self, prefix: str) -> dict[str, int]:
+        sql = "SELECT name, seq FROM cursors WHERE starts_with(name, %s) AND seq <> 0"
+        return dict(map(unbound, await self._everywhere(sql, (kept(prefix),))))
+
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        name = None if follower is None else kept(follower)
+        found = map(unbound, await self._everywhere(LETTERS, (name, name, after, limit)))
+        return [
+            Letter(follower, rows.as_change(tuple(line)), tries, rows.moment(at), error)
+            for follower, tries, at, error, *line in found
+        ]
 
     # -- vectors -------------------------------------------------------------------------------------------------
 

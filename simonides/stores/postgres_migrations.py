@@ -33,7 +33,20 @@ SEEN = "(SELECT current_setting('simonides.all', true)) = 'on'"
 OF_TENANT = f"tenant = ANY((SELECT nullif(current_setting('simonides.tenant', true), ''))::text[]) OR {SEEN}"
 OF_REALM = f"realm = ANY(ARRAY(SELECT m.realm FROM realms m)) OR {SEEN}"
 WALLED = (
-    *("records", "labels", "links", "words", "groups", "vectors", "tokens", "holes", "recalls", "changes", "erasing"),
+    *(
+        "records",
+        "labels",
+        "links",
+        "words",
+        "groups",
+        "vectors",
+        "tokens",
+        "holes",
+        "recalls",
+        "changes",
+        "erasing",
+        "letters",
+    ),
 )
 
 

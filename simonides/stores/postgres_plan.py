@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import Conflict, Invalid
 from ..record import TICK, Record, Ref, Scope, Span
-from ..store import Batch, Change, Cursor, Embedding
+from ..store import Batch, Change, Cursor, Embedding, Letter
 from . import rows
 
 Walls = tuple[str, str]
@@ -97,6 +97,7 @@ class Plan:
         self.placed: list[Placed] = []
         self.cursors: dict[str, int] = {}
         self.certified: list[tuple[int, str]] = []
+        self.letters: dict[tuple[str, int], tuple[int, Letter] | None] = {}  # by follower and line; None: goes
         self.lines: list[tuple[int, Change]] = []  # with the realm
         self._journal: list[Callable[[], Any]] = []
 
@@ -114,7 +115,7 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        return not (self.lines or self.placed or self.cursors or self.certified)
+        return not (self.lines or self.placed or self.cursors or self.certified or self.letters)
 
     def _take(self, batch: Batch, cursor: Cursor | None, at: datetime) -> None:
         if cursor:
@@ -136,6 +137,11 @@ class Plan:
             self._log(realm, Change(0, at, certificate.id, 0, "certificate", certificate.scope, note))
             for id in certificate.ids:
                 self._add(self.certified, (realm, id))
+        for name in batch.answered:
+            self._set(self.letters, name, None)
+        for letter in batch.letters:
+            if (number := self._known.realms.get(letter.change.scope.realm)) is not None:
+                self._set(self.letters, (letter.follower, letter.change.seq), (number, letter))
 
     # -- the parts of a commit -----------------------------------------------------------------------------------
 

@@ -87,4 +87,11 @@ CREATE TABLE erasing (
     realm integer NOT NULL, id text COLLATE "C" NOT NULL, scrubbed boolean NOT NULL DEFAULT false, PRIMARY KEY (realm, id)
 );
 
+-- What a follower could not follow, by the line of the log.
+CREATE TABLE letters (
+    seq bigint NOT NULL, at bigint NOT NULL, realm integer NOT NULL, tries integer NOT NULL,
+    follower text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, error text NOT NULL, PRIMARY KEY (seq, follower)
+);
+CREATE INDEX letters_id ON letters (realm, id);
+
 CREATE TABLE cursors (name text COLLATE "C" PRIMARY KEY, seq bigint NOT NULL);

@@ -136,7 +136,7 @@ class Writer:
         batches, cursors = [job.batch for job in group], [job.cursor for job in group if job.cursor]
         walls = {wall for batch in batches for wall in _walls(batch)}
         async with db.pipeline():
-            await begin(db, batches, cursors, walls)
+            await begin(db, batches, walls)
             if unknown := [wall for wall in walls if wall not in self.realms]:
                 self.realms |= await numbers_of(db, unknown)
         here = {wall: self.realms[wall] for wall in walls if wall in self.realms}
@@ -213,6 +213,7 @@ def _walls(batch: Batch) -> set[Walls]:
     """Return the realms that a batch names."""
     refs = [*batch.erase, *(embedding.ref for embedding in batch.embeddings)]
     walls = {record.scope.realm for record in (*batch.put, *batch.restore)} | {(ref.tenant, ref.space) for ref in refs}
+    walls |= {letter.change.scope.realm for letter in batch.letters}
     return walls | ({batch.certificate.scope.realm} if batch.certificate else set())
 
 

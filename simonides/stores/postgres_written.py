@@ -100,6 +100,20 @@ ERASING = """
     ON CONFLICT (realm, id) DO UPDATE SET scrubbed = false
 """
 
+UNLETTERED = """
+    DELETE FROM letters l USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE l.realm = j.realm AND l.id = j.id
+"""
+ANSWERED = """
+    DELETE FROM letters l USING unnest(%s::text[], %s::bigint[]) j (follower, seq)
+    WHERE l.follower = j.follower AND l.seq = j.seq
+"""
+LETTERS = """
+    INSERT INTO letters (seq, follower, realm, id, tries, at, error)
+    SELECT j.* FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::int[], %s::bigint[], %s::text[])
+        j (seq, follower, realm, id, tries, at, error)
+    WHERE EXISTS (SELECT 1 FROM records r WHERE r.realm = j.realm AND r.id = j.id)
+    ON CONFLICT (seq, follower) DO UPDATE SET tries = excluded.tries, at = excluded.at, error = excluded.error
+"""
 LINES = """
     WITH taken AS (UPDATE log SET seq = seq + %s RETURNING seq - %s AS before)
     INSERT INTO changes (seq, at, realm, id, version, kind, "user", agent, session, note)
@@ -130,6 +144,7 @@ async def write(db: Db, plan: Plan) -> int:
             await _erase(db, plan, unsaid)
         await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
         await _many(db, CERTIFIED, [(realm, kept(id)) for realm, id in plan.certified])
+        await _put_aside(db, plan)
         if plan.lines:
             grown = await _log(db, plan)
         await db.execute("COMMIT")
@@ -167,7 +182,19 @@ async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> 
     await _many(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
     ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
     await _many(db, UNRECALLED, ids)
+    await _many(db, UNLETTERED, ids)
     await _many(db, ERASING, ids)
+
+
+async def _put_aside(db: Db, plan: Plan) -> None:
+    """Take away the letters that were answered, and write the others, but about what was erased."""
+    answered = [name for name, letter in plan.letters.items() if letter is None]
+    await _many(db, ANSWERED, [(kept(follower), seq) for follower, seq in answered])
+    letters = [
+        (seq, follower, realm, one.change.id, one.tries, rows.stamp(one.at), one.error)
+        for (follower, seq), (realm, one) in ((name, some) for name, some in plan.letters.items() if some)
+    ]
+    await _many(db, LETTERS, [bound(letter) for letter in letters])
 
 
 async def _log(db: Db, plan: Plan) -> Any:

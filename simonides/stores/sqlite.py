@@ -32,10 +32,11 @@ from .. import words as language
 from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter
 from . import rows, sqlite_rows
 from .bm25 import Postings, lengths
 from .sqlite_bytes import scrub
+from .sqlite_letters import letters, put_aside
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
 from .sqlite_upkeep import check, counts, make_words, rebuild
 from .sqlite_vectors import drop, empty
@@ -58,6 +59,7 @@ SAMPLED = 50_000  # versions of a realm from which its common words are counted 
 MANY = 1_000  # versions that one statement takes
 LATEST = 2**62  # later than every time
 WAL_PAGES = 4_000  # between checkpoints: 16 MB of log
+LINES = "SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session"
 
 T = TypeVar("T")
 Write = Callable[[apsw.Connection, int, Version, datetime], list[Change]]
@@ -109,6 +111,8 @@ class SqliteStore:
             changes.append(self._log(db, line))
             realm = self._realm(db, certificate.scope.realm)
             db.executemany("DELETE FROM erasing WHERE realm = ? AND id = ?", [(realm, id) for id in certificate.ids])
+        if batch.answered or batch.letters:
+            put_aside(db, batch.answered, batch.letters)
         return changes
 
     def _write(self, db: apsw.Connection, versions: Sequence[Version], at: datetime, one: Write) -> list[Change]:
@@ -168,6 +172,7 @@ class SqliteStore:
             return None
         db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
         db.execute("INSERT OR IGNORE INTO erasing VALUES (?, ?)", (realm, ref.id))
+        db.execute("DELETE FROM letters WHERE realm = ? AND id = ?", (realm, ref.id))
         last = found[-1][1]
         return self._log(db, Change(0, at, ref.id, 0, last.kind, last.scope))
 
@@ -373,10 +378,7 @@ class SqliteStore:
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        sql = (
-            "SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session"
-            " FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
-        )
+        sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
         return await self._read(lambda db: [rows.as_change(row) for row in _all(db, sql, (after, limit))])
 
     async def head(self) -> int:
@@ -392,6 +394,22 @@ class SqliteStore:
 
     async def cursor(self, name: str) -> int:
         return await self._read(lambda db: _place(db, name))
+
+    async def cursors(self, prefix: str) -> dict[str, int]:
+        sql = "SELECT name, seq FROM cursors WHERE name >= ? AND substr(name, 1, length(?)) = ? AND seq <> 0"
+        return await self._read(lambda db: dict(_all(db, sql, (prefix, prefix, prefix))))
+
+    async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        def read(db: apsw.Connection) -> list[Letter]:
+            found = letters(db, follower, after, limit)
+            lines = self._lines(db, [seq for seq, *_ in found])
+            return [Letter(name, lines[seq], tries, _time(at), error) for seq, name, tries, at, error in found]
+
+        return await self._read(read)
+
+    def _lines(self, db: apsw.Connection, seqs: Sequence[int]) -> dict[int, Change]:
+        sql = f"{LINES} FROM json_each(?) j CROSS JOIN changes c ON c.seq = j.value JOIN realms m ON m.realm = c.realm"
+        return {row[0]: rows.as_change(row) for row in _all(db, sql, (_listed(set(seqs)),))}
 
     # -- vectors -------------------------------------------------------------------------------------------------
 
@@ -789,7 +807,10 @@ def _listed(numbers: Iterable[int]) -> str:
 def _move(db: apsw.Connection, cursor: Cursor) -> None:
     if _place(db, cursor.name) != cursor.was:
         raise Conflict(f"the follower {cursor.name} is no longer at {cursor.was}")
-    db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (cursor.name, cursor.now))
+    if cursor.now:
+        db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (cursor.name, cursor.now))
+    else:
+        db.execute("DELETE FROM cursors WHERE name = ?", (cursor.name,))
 
 
 def _place(db: apsw.Connection, name: str) -> int:

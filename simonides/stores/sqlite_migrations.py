@@ -14,7 +14,7 @@ import apsw
 
 from ..errors import Damaged
 
-SCHEMA = 3
+SCHEMA = 4
 STEPS: Mapping[int, str] = {
     2: """
         CREATE TABLE tokens (row INTEGER PRIMARY KEY, value BLOB NOT NULL);
@@ -30,6 +30,13 @@ STEPS: Mapping[int, str] = {
     3: """
         CREATE TABLE IF NOT EXISTS recalls (row INTEGER PRIMARY KEY, at INTEGER NOT NULL);
         CREATE INDEX IF NOT EXISTS records_agent ON records (realm, agent, at, id);
+    """,
+    4: """
+        CREATE TABLE letters (
+            seq INTEGER, follower TEXT, realm INTEGER NOT NULL, id TEXT NOT NULL, tries INTEGER NOT NULL,
+            at INTEGER NOT NULL, error TEXT NOT NULL, PRIMARY KEY (seq, follower)
+        ) WITHOUT ROWID;
+        CREATE INDEX letters_id ON letters (realm, id);
     """,
 }
 

@@ -61,3 +61,9 @@ CREATE TABLE changes (
 CREATE TABLE erasing (realm INTEGER, id TEXT, PRIMARY KEY (realm, id)) WITHOUT ROWID;
 
 CREATE TABLE cursors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+-- What a follower could not follow, by the line of the log.
+CREATE TABLE letters (
+    seq INTEGER, follower TEXT, realm INTEGER NOT NULL, id TEXT NOT NULL, tries INTEGER NOT NULL, at INTEGER NOT NULL,
+    error TEXT NOT NULL, PRIMARY KEY (seq, follower)
+) WITHOUT ROWID;
+CREATE INDEX letters_id ON letters (realm, id);

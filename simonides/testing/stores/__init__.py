@@ -15,6 +15,7 @@ from .concurrency import Concurrency
 from .erasing import Erasing
 from .finding import Finding
 from .keys import Keys
+from .letters import Letters
 from .paging import Paging
 from .recalling import Recalling
 from .restoring import Restoring
@@ -44,6 +45,7 @@ class StoreSuite(
     Walls,
     Vectors,
     Recalling,
+    Letters,
     Upkeep,
     Rules,
 ):
