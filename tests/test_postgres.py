@@ -11,10 +11,12 @@ import psycopg
 import pytest
 from engines import Postgres, Schemas
 
+from simonides.config import open_store
 from simonides.errors import Conflict, Damaged, Full, Invalid, SimonidesError, Unavailable
 from simonides.kinds import Message
 from simonides.query import Query
 from simonides.record import Scope
+from simonides.serving import hide
 from simonides.store import Batch, Change, Cursor, Store
 from simonides.stores import postgres_migrations as migrations
 from simonides.stores import postgres_pool, postgres_writer
@@ -312,6 +314,16 @@ def test_beyond_this_machine_the_server_proves_who_it_is(
     for name in ("PGSSLMODE", "PGHOST"):
         monkeypatch.delenv(name, raising=False)
     assert psycopg.conninfo.conninfo_to_dict(parsed(url).conninfo).get("sslmode") == mode
+
+
+def test_a_store_without_replicas_is_opened_with_none() -> None:
+    with pytest.raises(Invalid, match="read_url"):
+        open_store("sqlite:///:memory:", "postgresql://127.0.0.1/m")
+
+
+def test_no_password_of_a_url_is_shown() -> None:
+    shown = hide("postgresql://ana:hunter2@h/m?sslkey=k&password=hunter2&sslpassword=hunter2&schema=s")
+    assert "hunter2" not in shown and shown.endswith("&schema=s")
 
 
 async def test_all_lent_is_waited_for_and_then_said(

@@ -372,7 +372,7 @@ def test_everything_that_is_wrong_is_said_at_once(run: Run, file: Path, monkeypa
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("store", "postgres:///x", "no 'postgres' in stores"),
+        ("store", "mysql:///x", "no 'mysql' in stores"),
         ("index", "flt:", "did you mean 'flat'"),
         ("embedder", "locl:", "did you mean 'local'"),
         ("embedder", "hashing:?size=9", "not an option"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import apsw
 
@@ -29,5 +30,5 @@ def letters(db: apsw.Connection, follower: str | None, after: int, limit: int) -
         "SELECT seq, follower, tries, at, error FROM letters WHERE seq > ? AND (? IS NULL OR follower = ?)"
         " ORDER BY seq, follower LIMIT ?"
     )
-    found: list[Row] = db.execute(sql, (after, follower, follower, limit)).fetchall()
+    found: list[Any] = db.execute(sql, (after, follower, follower, limit)).fetchall()
     return found
