@@ -17,7 +17,7 @@ from simonides.kinds import Message
 from simonides.query import Query
 from simonides.record import Scope
 from simonides.serving import hide
-from simonides.store import Batch, Change, Cursor, Store
+from simonides.store import Batch, Change, Cursor, Letter, Store
 from simonides.stores import postgres_migrations as migrations
 from simonides.stores import postgres_pool, postgres_writer
 from simonides.stores.postgres import PostgresStore
@@ -151,7 +151,9 @@ async def test_a_query_that_forgets_its_scope_finds_nothing(schemas: Schemas, op
     for scope in (ANA, TEAM, OTHER):
         record = said("bridge", scope, labels=("a",))
         await store.commit(Batch(put=(record,), embeddings=(embedded(record, tokens=b"x"),)))
-        await store.recalled({record.ref: record.valid.since or (await store.changes())[0].at})
+        line = (await store.changes())[-1]
+        await store.recalled({record.ref: line.at})
+        await store.commit(Batch(letters=(Letter("reader", line, 1, line.at, "ValueError"),)))
     await store.commit(Batch(erase=((await store.find(every(TEAM)))[0].ref,)))
     address = parsed(url)
     with postgres_pool.connect(address) as db:
