@@ -12,11 +12,13 @@ import psycopg
 import pytest
 from engines import Postgres, Schemas
 
+from simonides.config import open_store
 from simonides.errors import Conflict, Damaged, Full, Invalid, SimonidesError, Unavailable
 from simonides.kinds import Message
 from simonides.query import Query
 from simonides.record import Scope
-from simonides.store import Batch, Change, Cursor, Store
+from simonides.serving import hide
+from simonides.store import Batch, Change, Cursor, Letter, Store
 from simonides.stores import postgres_migrations as migrations
 from simonides.stores import postgres_pool, postgres_writer
 from simonides.stores.postgres import PostgresStore
@@ -150,7 +152,9 @@ async def test_a_query_that_forgets_its_scope_finds_nothing(schemas: Schemas, op
     for scope in (ANA, TEAM, OTHER):
         record = said("bridge", scope, labels=("a",))
         await store.commit(Batch(put=(record,), embeddings=(embedded(record, tokens=b"x"),)))
-        await store.recalled({record.ref: record.valid.since or (await store.changes())[0].at})
+        line = (await store.changes())[-1]
+        await store.recalled({record.ref: line.at})
+        await store.commit(Batch(letters=(Letter("reader", line, 1, line.at, "ValueError"),)))
     await store.commit(Batch(erase=((await store.find(every(TEAM)))[0].ref,)))
     address = parsed(url)
     with postgres_pool.connect(address) as db:
@@ -201,8 +205,8 @@ async def test_a_snapshot_is_walled_and_looked_over_like_the_store(schemas: Sche
         assert seen == [("acme",)]
         health = await frozen.check()
         assert health.complaints == () and health.counts["records"] == 2
-        with pytest.raises(Invalid, match="not keep"):
-            await frozen.find(every(Scope(tenant="\ud800")))
+        with pytest.raises(Invalid, match="division"):
+            await here._here.pool.read(None, lambda db: postgres_pool.fetch(db, "SELECT 1 / 0"))
         both = await asyncio.gather(frozen.head(), frozen.count(every(ANA)), frozen.count(every(OTHER)))
         assert both == [2, 1, 1]
         for refused in (frozen.scrub, frozen.rebuild):
@@ -363,6 +367,16 @@ def test_beyond_this_machine_the_server_proves_who_it_is(
     for name in ("PGSSLMODE", "PGHOST"):
         monkeypatch.delenv(name, raising=False)
     assert psycopg.conninfo.conninfo_to_dict(parsed(url).conninfo).get("sslmode") == mode
+
+
+def test_a_store_without_replicas_is_opened_with_none() -> None:
+    with pytest.raises(Invalid, match="read_url"):
+        open_store("sqlite:///:memory:", "postgresql://127.0.0.1/m")
+
+
+def test_no_password_of_a_url_is_shown() -> None:
+    shown = hide("postgresql://ana:hunter2@h/m?sslkey=k&password=hunter2&sslpassword=hunter2&schema=s")
+    assert "hunter2" not in shown and shown.endswith("&schema=s")
 
 
 async def test_all_lent_is_waited_for_and_then_said(

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 import trustme
-from engines import AS_ROOT, NOBODY, Machine, Postgres
+from engines import AS_ROOT, NOBODY, Machine, Postgres, Schemas
 
 from simonides.errors import SimonidesError, Unavailable
 from simonides.kinds import Message
 from simonides.query import Query
-from simonides.record import Link, Record, Scope
-from simonides.store import Batch
+from simonides.record import Link, Record, Scope, Span
+from simonides.store import Batch, Change
 from simonides.stores import postgres_bytes, postgres_replica
 from simonides.stores.postgres import PostgresStore
 from simonides.testing.records import ANA, OTHER, every, said
-from simonides.testing.stores.steps import complaints, embedded, found_texts, put
+from simonides.testing.stores.steps import MAY, complaints, embedded, found_texts, put
 
 SECRETS = (b"zirconium", b"feldspar", b"quartzite", b"tamarind", b"obsidian")
 

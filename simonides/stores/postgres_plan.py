@@ -98,9 +98,7 @@ class Plan:
         self.placed: list[Placed] = []
         self.cursors: dict[str, int] = {}
         self.letters: dict[tuple[str, int], Letter | None] = {}  # None: it goes
-        self.erasing: dict[
-            tuple[int, str], bool
-        ] = {}  # realm and id of what was erased: whether its certificate is to come
+        self.erasing: dict[tuple[int, str], bool] = {}  # of what was erased: whether its certificate is to come
         self.lines: list[tuple[int, Change]] = []  # with the realm
         self._copies = False  # the lines of the commit are those that it brings
         self._journal: list[Callable[[], Any]] = []

@@ -84,6 +84,7 @@ CREATE TABLE letters (
     seq bigint NOT NULL, at bigint NOT NULL, realm integer NOT NULL, tries integer NOT NULL,
     follower text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, error text NOT NULL, PRIMARY KEY (seq, follower)
 );
+CREATE INDEX letters_id ON letters (realm, id);
 
 CREATE TABLE changes (
     seq bigint PRIMARY KEY, at bigint NOT NULL, realm integer NOT NULL, version integer NOT NULL,

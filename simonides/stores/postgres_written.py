@@ -231,9 +231,17 @@ async def _many(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = M
         await db.execute(sql, columns(values[start : start + size]))
 
 
-def columns(values: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Return rows as columns, for a statement that takes an array of each."""
-    return [list(column) for column in zip(*values, strict=True)]
+def columns(values: Iterable[Sequence[Any]]) -> list[Any]:
+    """Return rows as columns, for a statement that takes an array of each.
+
+    Numbers are written out at once: psycopg looks at every element of a list, which takes longer than the server needs.
+    """
+    return [_array(list(column)) for column in zip(*values, strict=True)]
+
+
+def _array(column: list[Any]) -> list[Any] | str:
+    first = next((value for value in column if value is not None), 0)
+    return f"{{{str(column)[1:-1]}}}".replace("None", "NULL") if isinstance(first, int) else column
 
 
 async def _words(versions: dict[int, Version]) -> list[tuple[int, int, int, int]]:
