@@ -46,6 +46,14 @@ def open_store(url: str) -> Store:
     return opened
 
 
+def filled_in(url: str, request: pytest.FixtureRequest) -> str:
+    """Return the URL of a new store: with a folder of its own for <tmp>, or of a new schema."""
+    if "<schema>" in url:
+        schemas: Schemas = request.getfixturevalue("schemas")
+        return schemas.url()
+    return url.replace("<tmp>", str(request.getfixturevalue("tmp_path"))) if "<tmp>" in url else url
+
+
 @pytest.fixture(params=STORES)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Return what opens a new, empty store each time; whoever opens one closes it."""

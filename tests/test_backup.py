@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import open_store
+from conftest import filled_in, open_store
+from engines import Schemas
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_blobs import bucket as bucket
@@ -43,9 +44,9 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simonides.sealing.COST", 2**10)
 
 
-@pytest.fixture(params=["memory:", "sqlite:///<tmp>/m.db"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = open_store(request.param.replace("<tmp>", str(tmp_path)))
+@pytest.fixture(params=["memory:", "sqlite:///<tmp>/m.db", "postgresql://<schema>"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    opened = open_store(filled_in(request.param, request))
     yield opened
     await opened.close()
 
@@ -87,11 +88,13 @@ def held(path: Path, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
-async def test_what_is_restored_is_what_there_was(store: Store, tmp_path: Path, passphrase: str | None) -> None:
+async def test_what_is_restored_is_what_there_was(
+    store: Store, tmp_path: Path, passphrase: str | None, schemas: Schemas
+) -> None:
     await fill(store)
     made = await create(store, await place(tmp_path, passphrase))
     assert made.backup.counts == {"lines": 15, "versions": 10, "embeddings": 3, "records": 8}
-    for url in ("memory:", f"sqlite:///{tmp_path}/new.db"):
+    for url in ("memory:", f"sqlite:///{tmp_path}/new.db", schemas.url()):
         copy = await restored(tmp_path, passphrase=passphrase, url=url)
         assert await summed(copy) == await summed(store)
         assert await copy.changes() == await store.changes()
@@ -455,8 +458,12 @@ def killed_at(after: int, *arguments: str) -> str:
     return lines[-1]
 
 
-def test_kill_9_in_the_middle_of_a_backup_and_of_a_restore(tmp_path: Path) -> None:
-    source, copy, path = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db", str(tmp_path / "backups")
+@pytest.mark.parametrize("kind", ["sqlite:///<tmp>/b.db", "postgresql://<schema>"])
+def test_kill_9_in_the_middle_of_a_backup_and_of_a_restore(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source, copy = (filled_in(url, request) for url in (kind.replace("b.db", "a.db"), kind))
+    path = str(tmp_path / "backups")
 
     async def filled() -> str:
         store = open_store(source)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import open_store
+from conftest import filled_in, open_store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +32,8 @@ WAYS = [
     ("memory:", "sqlite:///<tmp>/b.db"),
     ("sqlite:///<tmp>/a.db", "memory:"),
     ("sqlite:///<tmp>/a.db", "sqlite:///<tmp>/b.db"),
+    ("sqlite:///<tmp>/a.db", "postgresql://<schema>"),
+    ("postgresql://<schema>", "sqlite:///<tmp>/b.db"),
 ]
 
 
@@ -71,8 +73,8 @@ async def erase(store: Store, record: Record) -> None:
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: " to ".join(url.partition(":")[0] for url in way))
-async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
-    stores = [open_store(url.replace("<tmp>", str(tmp_path))) for url in request.param]
+async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Store, Store]]:
+    stores = [open_store(filled_in(url, request)) for url in request.param]
     yield stores[0], stores[1]
     for store in stores:
         await store.close()
@@ -238,8 +240,11 @@ async def test_every_part_of_a_record_counts_in_the_sum() -> None:
     assert len(sums | {await sum_of(record)}) == len(changes) + 1
 
 
-def test_a_move_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in "ab"]
+@pytest.mark.parametrize("target", ["sqlite:///<tmp>/b.db", "postgresql://<schema>"])
+def test_a_move_that_is_killed_goes_on_where_it_was(
+    target: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    urls = [f"sqlite:///{tmp_path}/a.db", filled_in(target, request)]
 
     async def filled() -> None:
         source = open_store(urls[0])

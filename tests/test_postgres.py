@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -23,7 +24,7 @@ from simonides.stores import postgres_pool, postgres_writer
 from simonides.stores.postgres import PostgresStore
 from simonides.stores.postgres_url import parsed
 from simonides.testing.records import ANA, OTHER, TEAM, every, said
-from simonides.testing.stores.steps import by_words, complaints, embedded, found_texts, put
+from simonides.testing.stores.steps import SPRING, by_words, complaints, embedded, found_texts, put
 
 Open = Callable[..., Awaitable[PostgresStore]]
 
@@ -191,6 +192,56 @@ async def test_many_that_open_a_new_store_at_once_open_one_store(schemas: Schema
     assert len({store.identity for store in stores}) == 1
     await put(stores[0], said("here"))
     assert await found_texts(stores[4], Query(scope=ANA)) == ["here"]
+
+
+async def test_a_snapshot_is_walled_and_looked_over_like_the_store(schemas: Schemas, opened: Open) -> None:
+    store = await opened(schemas.url())
+    await put(store, said("ours"), said("theirs", OTHER))
+    async with store.snapshot() as frozen:
+        await store.commit(Batch(erase=tuple(record.ref for record in await store.find(every(OTHER)))))
+        assert (await frozen.counts())["records"] == 2  # with all realms in sight
+        here: Any = frozen
+        seen = await here._here.pool.read(["acme"], lambda db: postgres_pool.fetch(db, "SELECT tenant FROM realms"))
+        assert seen == [("acme",)]
+        health = await frozen.check()
+        assert health.complaints == () and health.counts["records"] == 2
+        with pytest.raises(Invalid, match="division"):
+            await here._here.pool.read(None, lambda db: postgres_pool.fetch(db, "SELECT 1 / 0"))
+        both = await asyncio.gather(frozen.head(), frozen.count(every(ANA)), frozen.count(every(OTHER)))
+        assert both == [2, 1, 1]
+        for refused in (frozen.scrub, frozen.rebuild):
+            with pytest.raises(Invalid, match="only read"):
+                await refused()
+    assert (await store.counts())["records"] == 1
+
+
+async def test_who_writes_while_a_log_is_copied_comes_after_it(schemas: Schemas, opened: Open) -> None:
+    url = schemas.url()
+    one, other = await opened(url), await opened(url)
+    lines = [Change(n, SPRING, f"gone {n}", 1, "message", ANA) for n in range(1, 401)]
+    done = asyncio.Event()
+
+    async def at_work() -> int:
+        written = 0
+        while not done.is_set():
+            written += len(await put(other, said(f"meanwhile {written}")))
+        return written
+
+    for line in lines[:5]:
+        await one.commit(Batch(log=(line,)))
+    writer = asyncio.create_task(at_work())
+    refused = 0
+    for n in range(200):
+        head = await one.head()
+        try:
+            await one.commit(Batch(log=(dataclasses.replace(lines[n], seq=head + 1, id=f"copied {n}"),)))
+        except Conflict:
+            refused += 1
+    done.set()
+    written = await writer
+    assert 0 < refused < 200 and written
+    log = await one.changes(limit=10_000)
+    assert [line.seq for line in log] == list(range(1, 5 + 200 - refused + written + 1))
 
 
 async def test_a_store_in_several_partitions_answers_like_any_other(schemas: Schemas, opened: Open) -> None:

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 import trustme
-from engines import AS_ROOT, NOBODY, Machine, Postgres
+from engines import AS_ROOT, NOBODY, Machine, Postgres, Schemas
 
 from simonides.errors import SimonidesError, Unavailable
 from simonides.kinds import Message
 from simonides.query import Query
-from simonides.record import Link, Record, Scope
-from simonides.store import Batch
+from simonides.record import Link, Record, Scope, Span
+from simonides.store import Batch, Change
 from simonides.stores import postgres_bytes, postgres_replica
 from simonides.stores.postgres import PostgresStore
 from simonides.testing.records import ANA, OTHER, every, said
-from simonides.testing.stores.steps import complaints, embedded, found_texts, put
+from simonides.testing.stores.steps import MAY, complaints, embedded, found_texts, put
 
 SECRETS = (b"zirconium", b"feldspar", b"quartzite", b"tamarind", b"obsidian")
 
@@ -125,6 +125,35 @@ async def test_where_tables_are_too_large_to_write_anew_it_is_said(
         await put(store, record)
         await store.commit(Batch(erase=(record.ref,)))
         assert "bytes may stay" in (await store.scrub())["method"]
+
+
+async def test_what_a_snapshot_still_shows_is_not_said_to_be_gone(schemas: Schemas) -> None:
+    async with opened(schemas.url()) as store:
+        record = said("a secret")
+        await put(store, record, said("another"))
+        async with store.snapshot() as frozen:
+            await found_texts(frozen, every(ANA))
+            await store.commit(Batch(erase=(record.ref,)))
+            async with asyncio.timeout(5):  # no lock of the snapshot's is waited for
+                assert "bytes may stay" in (await store.scrub())["method"]
+            assert await found_texts(frozen, every(ANA)) == ["a secret", "another"]
+        await store.commit(Batch(erase=(said("", id=record.id).ref, *[r.ref for r in await store.find(every(ANA))])))
+        assert "written anew" in (await store.scrub())["method"]
+
+
+async def test_bytes_that_a_copied_erase_left_are_seen_to_though_it_is_certified(schemas: Schemas) -> None:
+    async with opened(schemas.url()) as store:
+        record = said("a secret", known=Span(MAY))
+        lines = [
+            Change(1, MAY, record.id, 1, record.kind, record.scope),
+            Change(2, MAY, record.id, 0, record.kind, record.scope),
+            Change(3, MAY, "c", 0, "certificate", Scope(tenant="acme"), {"ids": [record.id]}),
+        ]
+        await store.commit(Batch(restore=(record,), log=tuple(lines[:1])))
+        await store.commit(Batch(erase=(record.ref,), log=tuple(lines[1:])))
+        assert await store.unfinished() == []
+        assert "written anew" in (await store.scrub())["method"]
+        assert "nothing was erased" in (await store.scrub())["method"]
 
 
 # -- by TLS -----------------------------------------------------------------------------------------------------------

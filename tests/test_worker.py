@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import filled_in, open_store
 from doors import House, house
 from numpy.typing import NDArray
 
@@ -585,9 +586,12 @@ WRONG_CLOCK = (
 )
 
 
-async def test_processes_killed_at_random_lose_nothing_and_a_wrong_clock_does_no_harm(home: Path) -> None:
-    url, rng, vectors = str(home / "m.db"), random.Random(3), Vectors(hashing.open("hashing:"))
-    store = sqlite.open(f"sqlite:///{url}")
+@pytest.mark.parametrize("kind", ["sqlite:///<tmp>/m.db", "postgresql://<schema>"])
+async def test_processes_killed_at_random_lose_nothing_and_a_wrong_clock_does_no_harm(
+    kind: str, request: pytest.FixtureRequest, home: Path
+) -> None:
+    url, rng, vectors = filled_in(kind, request), random.Random(3), Vectors(hashing.open("hashing:"))
+    store = open_store(url)
     await store.commit(Batch(put=records(10, "before")))
     crew = [Process(url), Process(url, clock_h=1), Process(url, clock_h=-1)]
     try:

@@ -8,11 +8,14 @@ may be read from: it is, as long as it has everything that this process wrote or
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +26,7 @@ from psycopg import Connection
 from ..errors import Invalid, SimonidesError
 from ..query import Query
 from ..record import Record, Ref, Scope
-from ..store import Batch, Change, Cursor, Extent, Health, Letter
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store
 from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
@@ -31,6 +34,7 @@ from .postgres_migrations import prepare
 from .postgres_pool import Db, Pool, connect, fetch
 from .postgres_replica import Replica, place
 from .postgres_rows import as_record, bound, given, kept, unbound, where
+from .postgres_snapshot import ONLY_READ, Frozen, Refusing, frozen
 from .postgres_upkeep import COUNTS, as_counts, check, rebuild
 from .postgres_url import parsed
 from .postgres_vectors import drop
@@ -65,6 +69,12 @@ RECALLED = """
 LOCKED = "SELECT 1 FROM realms WHERE tenant = ANY(%s::text[]) ORDER BY realm FOR UPDATE"
 EXTENT = "SELECT grp, slots, holes FROM groups WHERE realm = %s AND model = %s"
 VECTORS = "SELECT slot, value FROM vectors WHERE realm = %s AND grp = %s AND slot >= %s ORDER BY slot LIMIT %s"
+EMBEDDED = """
+    SELECT v.slot, v.value, v.row_id, r.id, r.version
+    FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
+    WHERE v.realm = %s AND v.grp = %s AND v.slot >= %s ORDER BY v.slot LIMIT %s
+"""
+THEIR_TOKENS = "SELECT row_id, value FROM tokens WHERE realm = %s AND grp = %s AND row_id = ANY(%b::bigint[])"
 TOKENS = """
     SELECT j.n, t.value FROM unnest(%s::text[], %s::int[]) WITH ORDINALITY j (id, version, n)
     JOIN records r ON r.realm = %s AND r.id = j.id AND r.version = j.version
@@ -95,8 +105,8 @@ log = logging.getLogger("simonides")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    pool: Pool
-    writer: Writer
+    pool: Pool | Frozen
+    writer: Writer | Refusing
     replica: Replica | None
 
 
@@ -127,6 +137,17 @@ class PostgresStore:
             replica = Replica(pool, self._read_from) if self._read_from else None
             self._parts = Parts(pool, Writer(pool), replica)
         return self._parts
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Store]:
+        pool = self._here.pool
+        if isinstance(pool, Frozen):
+            yield self
+            return
+        async with frozen(pool) as moment:
+            one = copy.copy(self)
+            one._parts, one._words = Parts(moment, Refusing(), None), Words()
+            yield one
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -269,6 +290,23 @@ class PostgresStore:
 
         return await self._in_realm(scope, read, [])
 
+    async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
+        async def read(db: Db, realm: int) -> list[tuple[int, Embedding]]:
+            group = (await _extent(db, realm, model)).group
+            its = await _embedded(db, realm, group, start, limit)
+            found = [(whose, list(some)) for whose, some in islice(groupby(its, lambda row: row[2:]), limit)]
+            named = [row for (row, *_), _ in found]
+            tokens = dict(await fetch(db, THEIR_TOKENS, (realm, group, named), binary=True))
+            return [
+                (
+                    some[0][0],
+                    Embedding(Ref(*scope.realm, given(id)), version, model, _floats(some), tokens.get(row, b"")),
+                )
+                for (row, id, version), some in found
+            ]
+
+        return await self._in_realm(scope, read, [])
+
     async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
         async def read(db: Db, realm: int) -> list[int]:
             group = (await _extent(db, realm, model)).group
@@ -321,6 +359,13 @@ class PostgresStore:
 
         return await self._in_realm(scope, read, {})
 
+    async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
+        async def read(db: Db, realm: int) -> list[tuple[str, datetime]]:
+            sql = "SELECT id, at FROM recalls WHERE realm = %s AND id > %s ORDER BY id LIMIT %s"
+            return [(given(id), rows.moment(at)) for id, at in await fetch(db, sql, (realm, kept(after), limit))]
+
+        return await self._in_realm(scope, read, [])
+
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         tenant, space = bound(scope.realm) if scope else (None, None)
         found = await self._everywhere(MODELS, (tenant, tenant, space))
@@ -333,14 +378,14 @@ class PostgresStore:
     # -- upkeep --------------------------------------------------------------------------------------------------
 
     async def scrub(self, erased: Sequence[str] = ()) -> Mapping[str, Any]:
-        return await self._aside(scrub)
+        return await self._aside(scrub, writes=True)
 
     async def unfinished(self) -> list[Ref]:
         sql = "SELECT m.tenant, m.space, e.id FROM erasing e JOIN realms m ON m.realm = e.realm ORDER BY 1, 2, 3"
         return [Ref(*unbound(row)) for row in await self._everywhere(sql)]
 
     async def rebuild(self) -> None:
-        await self._aside(rebuild)
+        await self._aside(rebuild, writes=True)
         self._words.forget()
 
     async def counts(self) -> dict[str, int]:
@@ -380,14 +425,19 @@ class PostgresStore:
     async def _everywhere(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._here.pool.read(None, lambda db: fetch(db, sql, values))
 
-    async def _aside(self, work: Callable[[Connection[Any]], T]) -> T:
+    async def _aside(self, work: Callable[[Connection[Any]], T], *, writes: bool = False) -> T:
         """Do work that takes its time on a connection of its own, in a thread."""
         if self._closed:
             raise Invalid("this memory is closed")
+        moment = self._parts.pool if self._parts else None
+        if writes and isinstance(moment, Frozen):
+            raise Invalid(ONLY_READ)
 
         def do() -> T:
             try:
                 with connect(self._address) as db:
+                    if isinstance(moment, Frozen):
+                        moment.join(db)
                     return work(db)
             except psycopg.Error as error:
                 raise translated(error, self._address.place) from error
@@ -418,6 +468,21 @@ def _finding(query: Query, realm: int) -> tuple[str, list[Any]]:
 async def _extent(db: Db, realm: int, model: str) -> Extent:
     found = await fetch(db, EXTENT, (realm, kept(model)))
     return Extent(*found[0]) if found else Extent(0, 0, 0)
+
+
+async def _embedded(db: Db, realm: int, group: int, start: int, limit: int) -> list[tuple[Any, ...]]:
+    """Return the vectors from that slot on of so many versions, and some that come after; each with whose it is."""
+    found = list[tuple[Any, ...]]()
+    while True:
+        page = await fetch(db, EMBEDDED, (realm, group, start, limit + 1), binary=True)
+        found += page
+        if len(page) <= limit or len({row for _, _, row, *_ in found}) > limit:
+            return found
+        start = page[-1][0] + 1
+
+
+def _floats(some: Sequence[tuple[Any, ...]]) -> NDArray[np.float32]:
+    return np.stack([np.frombuffer(value, "<f2") for _, value, *_ in some]).astype(np.float32)
 
 
 async def _one(db: Db, sql: str, values: Sequence[Any], otherwise: Any = 0) -> Any:

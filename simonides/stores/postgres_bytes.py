@@ -8,11 +8,13 @@ write-ahead log, its archive and base backups hold, no client reaches: that is s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from psycopg import Connection
 from psycopg import errors as pg
+from psycopg.errors import Diagnostic
 
 from .postgres_pool import ALL
 
@@ -39,14 +41,15 @@ SERVERS = "its write-ahead log and backups are the server's own"
 
 def scrub(db: Connection[Any]) -> Mapping[str, Any]:
     """Leave no byte of the erased in the tables; return how ("method")."""
-    realms = _erased(db)
-    if not realms:
+    erases = _erases(db)
+    if not erases:
         return {"method": f"nothing was erased since the tables were last written anew; {SERVERS}"}
-    tables = db.execute(TOUCHED, (list(HELD), realms)).fetchall()
+    tables = db.execute(TOUCHED, (list(HELD), list(erases))).fetchall()
     kept = [table for table, size in tables if not _write_anew(db, table, size)]
-    with db.transaction():
-        db.execute(ALL)
-        db.execute("UPDATE erasing SET scrubbed = true WHERE realm = ANY(%s::int[])", (realms,))
+    for realm, count in erases.items():  # one at a time: to wait for another while it holds one is nothing
+        with db.transaction():
+            db.execute(ALL)
+            db.execute("UPDATE realms SET scrubbed = greatest(scrubbed, %s) WHERE realm = %s", (count, realm))
     if not kept:
         return {"method": f"deleted, tables written anew; {SERVERS}"}
     bytes_stay = "until others overwrite them, or VACUUM FULL writes these tables anew"
@@ -55,20 +58,34 @@ def scrub(db: Connection[Any]) -> Mapping[str, Any]:
     }
 
 
-def _erased(db: Connection[Any]) -> list[int]:
-    """Return the realms in which something was erased since they were last scrubbed."""
+def _erases(db: Connection[Any]) -> dict[int, int]:
+    """Return the realms in which something was erased since they were last scrubbed, with how often by now."""
     with db.transaction():
         db.execute(ALL)
-        return [realm for (realm,) in db.execute("SELECT DISTINCT realm FROM erasing WHERE NOT scrubbed").fetchall()]
+        return dict(db.execute("SELECT realm, erases FROM realms WHERE erases <> scrubbed").fetchall())
 
 
 def _write_anew(db: Connection[Any], table: str, size: int) -> bool:
-    """Return whether no byte of a deleted row is left in the table's files."""
+    """Return whether no byte of a deleted row is left in the table's files: an older snapshot may still need some."""
     if size <= SMALL:
         try:
-            db.execute(f"VACUUM (FULL) {table}")
-            return True
+            return not _needed(db, f"VACUUM (FULL, VERBOSE) {table}")
         except (pg.LockNotAvailable, pg.DiskFull):
             pass
     db.execute(f"VACUUM {table}")
     return False
+
+
+def _needed(db: Connection[Any], vacuum: str) -> int:
+    """Run it, and return how many deleted rows it had to keep, as details say that begin with a number."""
+    details = list[str]()
+
+    def note(diagnostic: Diagnostic) -> None:
+        details.append(diagnostic.message_detail or "")
+
+    db.add_notice_handler(note)
+    try:
+        db.execute(vacuum)
+    finally:
+        db.remove_notice_handler(note)
+    return sum(int(found[0]) for detail in details if (found := re.match("[0-9]+", detail)))

@@ -1,6 +1,7 @@
 """What is there of all that some commits name, read under locks: the realms' rows first, then the followers' places.
 
-Everybody locks in this order, and the head of the log last, so nobody waits in a circle.
+Everybody locks in this order, and the head of the log last, so nobody waits in a circle. Who copies another store's log
+locks the head at once, so that its last line stays the last.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ async def load(
     realms: dict[Walls, int],
     walls: Collection[Walls],
     numbers: Numbers,
-) -> tuple[Known, int]:
-    """Lock, and return what is there, and the number of the log's last line by now."""
+) -> Known:
+    """Lock, and return what is there."""
     known = Known(realms=dict(realms))
     here = sorted(realms.values())
     written = [record for batch in batches for record in (*batch.put, *batch.restore)]
@@ -129,7 +130,7 @@ async def load(
         await ask(LOCK, here, when=bool(here))
         await ask(FIRST_PLACES, names, when=bool(names))
         places = await ask(PLACES, names, when=bool(names))
-        head = await ask("SELECT seq FROM log")
+        head = await ask(f"SELECT seq FROM log{' FOR UPDATE' if any(batch.log for batch in batches) else ''}")
         last = await ask(LAST, [of((r.tenant, r.space)) for r in refs], [r.id for r in refs], when=bool(refs))
         bearers = await ask(
             BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed], when=bool(keyed)
@@ -157,8 +158,8 @@ async def load(
     known.groups = {models[n - 1]: Group(*columns) for n, *columns in await _all(groups)}
     known.new_groups = dict(zip(models, [n for (n,) in await _all(new_groups)], strict=True))
     await _load_more(db, known, written, named, of)
-    [(seq,)] = await head.fetchall()
-    return known, seq
+    [(known.head,)] = await head.fetchall()
+    return known
 
 
 async def _load_more(db: Db, known: Known, written: list[Record], named: list[tuple[Ref, int]], of: Any) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import Conflict, Invalid
 from ..record import TICK, Record, Ref, Scope, Span
-from ..store import Batch, Change, Cursor, Embedding, Letter
+from ..store import Batch, Change, Cursor, Embedding, Letter, check_log
 from . import rows
 
 Walls = tuple[str, str]
@@ -64,6 +64,7 @@ class Known:
     new_groups: dict[tuple[Walls, str], int] = field(default_factory=dict)
     embedded: set[tuple[int, int]] = field(default_factory=set)  # (group, row)
     cursors: dict[str, int] = field(default_factory=dict)
+    head: int = 0  # the log's last line; where lines are copied, none comes after it meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,9 @@ class Plan:
         self.placed: list[Placed] = []
         self.cursors: dict[str, int] = {}
         self.letters: dict[tuple[str, int], Letter | None] = {}  # None: it goes
-        self.certified: list[tuple[int, str]] = []
+        self.erasing: dict[tuple[int, str], bool] = {}  # of what was erased: whether its certificate is to come
         self.lines: list[tuple[int, Change]] = []  # with the realm
+        self._copies = False  # the lines of the commit are those that it brings
         self._journal: list[Callable[[], Any]] = []
 
     def take(self, batch: Batch, cursor: Cursor | None, at: datetime) -> slice:
@@ -115,20 +117,24 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        return not (self.lines or self.placed or self.cursors or self.letters or self.certified)
+        return not (self.lines or self.placed or self.cursors or self.letters or self.erasing)
 
     def _take(self, batch: Batch, cursor: Cursor | None, at: datetime) -> None:
+        self._copies = bool(batch.log)
         if cursor:
             if self._known.cursors.get(cursor.name, 0) != cursor.was:
                 raise Conflict(f"the follower {cursor.name} is no longer at {cursor.was}")
             self._set(self._known.cursors, cursor.name, cursor.now)
             self._set(self.cursors, cursor.name, cursor.now)
+        check_log(batch, self._known.head)
         for record in batch.put:
             self._put(record, at)
         for record in batch.restore:
             self._restore(record, at)
         for ref in batch.erase:
             self._erase(ref, at)
+        for line in batch.log:
+            self._copy(line)
         for embedding in batch.embeddings:
             self._embed(embedding)
         for named in batch.answered:
@@ -140,7 +146,7 @@ class Plan:
             note = msgspec.to_builtins(certificate)
             self._log(realm, Change(0, at, certificate.id, 0, "certificate", certificate.scope, note))
             for id in certificate.ids:
-                self._add(self.certified, (realm, id))
+                self._set(self.erasing, (realm, id), False)
 
     # -- the parts of a commit -----------------------------------------------------------------------------------
 
@@ -217,7 +223,8 @@ class Plan:
         self._set(self._known.rows, (ref, record.version), row)
         if name := last.name(record.scope.realm):
             self._set(self._known.bearers.setdefault(name, {}), ref.id, last)
-        self._log(realm, Change(0, at, record.id, record.version, record.kind, record.scope))
+        if not self._copies:
+            self._log(realm, Change(0, at, record.id, record.version, record.kind, record.scope))
 
     def _erase(self, ref: Ref, at: datetime) -> None:
         last = self._known.last.get(ref, NOTHING)
@@ -232,9 +239,21 @@ class Plan:
             self._drop(self._known.bearers.get(name, {}), ref.id)
         self._drop(self._known.last, ref)
         self._set(self.erased, ref, realm)
+        self._set(self.erasing, (realm, ref.id), True)
+        if self._copies:
+            return
         user, agent, session = (level or None for level in last.owner)
         scope = Scope(tenant=ref.tenant, space=ref.space, user=user, agent=agent, session=session)
         self._log(realm, Change(0, at, ref.id, 0, last.kind, scope))
+
+    def _copy(self, line: Change) -> None:
+        realm = self._realm(line.scope.realm)
+        self._log(realm, line)
+        if line.kind == "certificate":
+            for id in (line.note or {})["ids"]:
+                self._set(self.erasing, (realm, id), False)
+        elif not line.version:
+            self._set(self.erasing, (realm, line.id), True)
 
     def _embed(self, embedding: Embedding) -> None:
         row = self._known.rows.get((embedding.ref, embedding.version))

@@ -42,7 +42,7 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        return self.work is not None or bool(self.batch.erase)
+        return self.work is not None or bool(self.batch.erase or self.batch.log)
 
 
 class Writer:
@@ -140,7 +140,7 @@ class Writer:
             if unknown := [wall for wall in walls if wall not in self.realms]:
                 self.realms |= await numbers_of(db, unknown)
         here = {wall: self.realms[wall] for wall in walls if wall in self.realms}
-        known, head = await load(db, batches, cursors, here, sorted(walls), self._numbers)
+        known = await load(db, batches, cursors, here, sorted(walls), self._numbers)
         if (results := await attempt.found(db, group, known)) is not None:
             await db.execute("ROLLBACK")
             return results
@@ -154,7 +154,7 @@ class Writer:
         if plan.empty:
             await db.execute("ROLLBACK")
             return [[] for _ in group]
-        attempt.plan, attempt.head = plan, head
+        attempt.plan, attempt.head = plan, known.head
         before = await write(db, plan)
         self.realms |= plan.made
         return _shared_out(group, plan, before)
@@ -211,7 +211,8 @@ def _shared_out(group: Sequence[Job], plan: Plan, before: int) -> list[Any]:
 
 def _walls(batch: Batch) -> set[Walls]:
     """Return the realms that a batch names."""
-    refs = [*batch.erase, *(one.ref for one in batch.embeddings), *(one.change.ref for one in batch.letters)]
+    lines = (*batch.log, *(letter.change for letter in batch.letters))
+    refs = [*batch.erase, *(one.ref for one in batch.embeddings), *(line.ref for line in lines)]
     walls = {record.scope.realm for record in (*batch.put, *batch.restore)} | {(ref.tenant, ref.space) for ref in refs}
     return walls | ({batch.certificate.scope.realm} if batch.certificate else set())
 

@@ -112,9 +112,9 @@ UNLETTERED = """
     DELETE FROM letters t USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE t.realm = j.realm AND t.id = j.id
 """
 ERASING = """
-    INSERT INTO erasing (realm, id) SELECT * FROM unnest(%s::int[], %s::text[])
-    ON CONFLICT (realm, id) DO UPDATE SET scrubbed = false
+    INSERT INTO erasing (realm, id) SELECT * FROM unnest(%s::int[], %s::text[]) ON CONFLICT DO NOTHING
 """
+ERASED = "UPDATE realms SET erases = erases + 1 WHERE realm = ANY(%s::int[])"
 
 LINES = """
     WITH taken AS (UPDATE log SET seq = seq + %s RETURNING seq - %s AS before)
@@ -146,7 +146,8 @@ async def write(db: Db, plan: Plan) -> int:
             await _erase(db, plan, unsaid)
         await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
         await _put_aside(db, plan)
-        await _many(db, CERTIFIED, [(realm, kept(id)) for realm, id in plan.certified])
+        for sql, waits in ((ERASING, True), (CERTIFIED, False)):
+            await _many(db, sql, [(realm, kept(id)) for (realm, id), its in plan.erasing.items() if its is waits])
         if plan.lines:
             grown = await _log(db, plan)
         await db.execute("COMMIT")
@@ -185,7 +186,7 @@ async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> 
     ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
     await _many(db, UNRECALLED, ids)
     await _many(db, UNLETTERED, ids)
-    await _many(db, ERASING, ids)
+    await db.execute(ERASED, (sorted(set(plan.erased.values())),))
 
 
 async def _put_aside(db: Db, plan: Plan) -> None:
