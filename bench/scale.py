@@ -157,12 +157,24 @@ async def recall(bench: Bench) -> list[Row]:
         def ours_add(name: str) -> Callable[[str], Awaitable[Any]]:
             return lambda text: memories[name].remember(text, user=texts.COMMON_NAME)
 
+        rows += await _sizes(db, "bench_recall", size)
         ways = {"raw pgvector": raw, **{f"{n}, effort {e}": ours(n, e) for n in urls for e in ("low", "medium")}}
         rows += await _in_turn("recall", ways, asked)
         rows += await _in_turn(
             "add", {"raw pgvector": raw_add, **{n: ours_add(n) for n in urls}}, list(islice(said, ADDED))
         )
     return rows
+
+
+async def _sizes(db: Any, schema: str, size: int) -> list[Row]:
+    """Return what a record takes on the disk, by what it is kept for, indexes included."""
+    sql = b"""
+        SELECT regexp_replace(c.relname, '_[0-9]+$', ''), sum(pg_total_relation_size(c.oid)) FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN (%s, %s) AND c.relkind = 'r' GROUP BY 1
+    """
+    found = await (await db.execute(sql, (schema, f"{schema}_near"))).fetchall()
+    kept = sorted(((name, int(bytes)) for name, bytes in found), key=lambda each: -each[1])
+    return [{"what": f"bytes a record: {name}", "p50": f"{n / size:,.0f}"} for name, n in kept if n / size >= 10]
 
 
 async def _in_turn(what: str, ways: dict[str, Callable[[str], Awaitable[Any]]], told: Sequence[str]) -> list[Row]:
