@@ -88,9 +88,10 @@ def postgres(engines: Machine) -> Postgres:
 
 @pytest.fixture(scope="session")
 def database(postgres: Postgres) -> str:
-    """Return the URL of a database whose owner is an ordinary role: no superuser, whom no wall holds."""
+    """Return the URL of a database with pgvector, whose owner is an ordinary role: no superuser, whom no wall holds."""
     postgres.sql("CREATE ROLE simonides LOGIN")
     postgres.sql("CREATE DATABASE memories OWNER simonides")
+    postgres.sql("CREATE EXTENSION vector", "memories")
     return postgres.url("memories", user="simonides")
 
 

@@ -186,7 +186,7 @@ class Postgres(Server):
 
 
 class Schemas:
-    """Gives out URLs, each with a schema of its own in one database, and drops those schemas in the end."""
+    """Gives out URLs, each with a schema of its own in one database; in the end drops them and those beside them."""
 
     def __init__(self, server: Postgres, database: str) -> None:
         self.server, self.database = server, database
@@ -200,7 +200,8 @@ class Schemas:
 
     def drop(self) -> None:
         for start in range(0, len(self._made), 20):  # not all at once, which takes a lock for each table
-            names = ", ".join(self._made[start : start + 20])
+            made = self._made[start : start + 20]
+            names = ", ".join(f"{name}{beside}" for name in made for beside in ("", "_near", "_keys"))
             self.server.sql(f"DROP SCHEMA IF EXISTS {names} CASCADE", "memories")
 
 

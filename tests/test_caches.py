@@ -20,7 +20,7 @@ import pytest
 import redis
 import trustme
 from common import DAY, JUNE, texts
-from engines import Machine, Valkey
+from engines import Machine, Schemas, Valkey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -793,6 +793,14 @@ async def test_with_a_shared_cache_the_same_is_answered_as_without(
     story: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, valkey: Valkey
 ) -> None:
     await agree(_new(tmp_path_factory), url_of(valkey), story)
+
+
+@settings(quick, max_examples=5)
+@given(story=st.lists(steps, min_size=8, max_size=16))
+async def test_with_a_cache_before_postgresql_the_same_is_answered_as_without(
+    story: list[tuple[Any, ...]], schemas: Schemas
+) -> None:
+    await agree(schemas.url(), "process:", story)
 
 
 async def test_an_answer_is_packed_and_unpacked_as_it_was(tmp_path: Path, home: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import STORES
 
 import simonides
 from simonides import config
@@ -79,7 +80,14 @@ async def index_over(request: pytest.FixtureRequest) -> AsyncIterator[MakeIndex]
         await index.close()
 
 
+@pytest.mark.parametrize("make_store", [url for url in STORES if "<schema>" not in url], indirect=True)
 class TestIndexes(IndexSuite):
+    pass
+
+
+@pytest.mark.parametrize("make_store", ["postgresql://<schema>"], indirect=True)
+@pytest.mark.parametrize("index_over", ["flat:?small=5&exact=10", "<pgvector>small=5&exact=10"], indirect=True)
+class TestOverPostgres(IndexSuite):
     pass
 
 

@@ -10,18 +10,21 @@ To test one more door, write a `Door` and add it to `DOORS`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle, repeat
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from doors import House, ask, house
+from engines import Postgres, Schemas
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -137,6 +140,11 @@ DOORS: dict[str, Door] = {
     "over MCP": over_mcp,
     "over gRPC": over_grpc,
 }
+IN_TURN = "in turn"  # through each door, one call after another
+
+
+def ways_in(door: str) -> Iterator[Door]:
+    return cycle(DOORS.values()) if door == IN_TURN else repeat(DOORS[door])
 
 
 # -- a world ------------------------------------------------------------------------------------------------------
@@ -278,11 +286,44 @@ FEW = settings(
 )  # fmt: skip
 
 
-def in_a_world(test: Callable[[World], Awaitable[None]], owners: list[Scope], bound: list[Grant]) -> None:
+SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+Places = Callable[[], AbstractContextManager[str]]
+
+
+@contextlib.contextmanager
+def in_a_folder() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(Path(folder) / "m.db")
+
+
+@pytest.fixture(scope="session", params=[SQLITE, POSTGRESQL])
+def places(request: pytest.FixtureRequest) -> Places:
+    """Return what gives a place for a new store. PostgreSQL knows us as an ordinary role, whom its walls hold."""
+    if request.param == SQLITE:
+        return in_a_folder
+    postgres: Postgres = request.getfixturevalue("postgres")
+    database: str = request.getfixturevalue("database")
+
+    @contextlib.contextmanager
+    def in_a_schema() -> Iterator[str]:
+        schemas = Schemas(postgres, database)
+        try:
+            yield schemas.url()
+        finally:
+            schemas.drop()
+
+    return in_a_schema
+
+
+def in_a_world(
+    places: Places, test: Callable[[World], Awaitable[None]], owners: list[Scope], bound: list[Grant]
+) -> None:
     async def run() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            async with house(Path(folder) / "m.db", require=True) as home:
+        with places() as url:
+            async with house(url, require=True) as home:
                 world = await peopled(home, owners, bound)
+                store = await home.memory._ready()
+                assert (await store.check()).complaints == ()  # a role whom no wall holds is one
                 try:
                     await test(world)
                 finally:
@@ -293,6 +334,10 @@ def in_a_world(test: Callable[[World], Awaitable[None]], owners: list[Scope], bo
     asyncio.run(run())
 
 
+EACH_DOOR = pytest.mark.parametrize(
+    ("door", "places"), [*((door, SQLITE) for door in DOORS), (IN_TURN, POSTGRESQL)], indirect=["places"]
+)
+
 # Those that make what they name; and the tasks that wait for the log, which is one for all.
 NAMING = frozenset({"remember", "begin_conversation", "get_task"})
 
@@ -300,10 +345,14 @@ NAMING = frozenset({"remember", "begin_conversation", "get_task"})
 # -- what may not happen ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("door", DOORS)
+@EACH_DOOR
 @FEW
 @given(**WORLDS)
-def test_no_answer_holds_anything_of_anothers(door: str, owners: list[Scope], bound: list[Grant]) -> None:
+def test_no_answer_holds_anything_of_anothers(
+    door: str, places: Places, owners: list[Scope], bound: list[Grant]
+) -> None:
+    ways = ways_in(door)
+
     async def test(world: World) -> None:
         for holder in world.holders:
             for kept in world.kept[::4]:
@@ -311,17 +360,21 @@ def test_no_answer_holds_anything_of_anothers(door: str, owners: list[Scope], bo
                     if not row.reads:
                         continue
                     for arguments in asked_of(row, world, kept):
-                        text = await DOORS[door](world, holder, row.name, arguments)
+                        text = await next(ways)(world, holder, row.name, arguments)
                         found = strange(text, world, holder, arguments)
                         assert not found, (row.name, arguments, holder, found, text)
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@EACH_DOOR
 @FEW
 @given(**WORLDS)
-def test_no_write_changes_anything_of_anothers(door: str, owners: list[Scope], bound: list[Grant]) -> None:
+def test_no_write_changes_anything_of_anothers(
+    door: str, places: Places, owners: list[Scope], bound: list[Grant]
+) -> None:
+    ways = ways_in(door)
+
     async def test(world: World) -> None:
         sent = list[Any]()  # what strangers wrote into their own memory comes back to them
         for holder in world.holders:
@@ -333,17 +386,17 @@ def test_no_write_changes_anything_of_anothers(door: str, owners: list[Scope], b
                         continue
                     for arguments in asked_of(row, world, kept):
                         sent.append(arguments)
-                        text = await DOORS[door](world, holder, row.name, arguments)
+                        text = await next(ways)(world, holder, row.name, arguments)
                         found = strange(text, world, holder, sent)
                         assert not found, (row.name, arguments, holder, found, text)
                 assert await changed_by_strangers(world, holder, before) == [], (holder, kept)
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
 @FEW
 @given(**WORLDS)
-def test_counts_are_of_what_is_seen(owners: list[Scope], bound: list[Grant]) -> None:
+def test_counts_are_of_what_is_seen(places: Places, owners: list[Scope], bound: list[Grant]) -> None:
     async def test(world: World) -> None:
         before = await dumped(world)
         for holder in world.holders:
@@ -368,12 +421,14 @@ def test_counts_are_of_what_is_seen(owners: list[Scope], bound: list[Grant]) -> 
                     proofs = (await ask(client, "certificates", {"space": space})).json()["results"]
                     assert all(holder.sees(Scope(**each["scope"])) for each in proofs)
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
 @FEW
 @given(**WORLDS)
-def test_what_is_anothers_and_what_is_not_there_are_answered_alike(owners: list[Scope], bound: list[Grant]) -> None:
+def test_what_is_anothers_and_what_is_not_there_are_answered_alike(
+    places: Places, owners: list[Scope], bound: list[Grant]
+) -> None:
     async def test(world: World) -> None:
         for holder in world.holders:
             foreign = [kept for kept in world.kept if not holder.sees(kept.scope)][:4]
@@ -389,12 +444,12 @@ def test_what_is_anothers_and_what_is_not_there_are_answered_alike(owners: list[
                         assert theirs.text.replace(arguments["id"], absent["id"]) == none.text
                         assert theirs.headers.keys() == none.headers.keys()
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
 @FEW
 @given(**WORLDS)
-def test_no_other_route_tells_anything_of_anothers(owners: list[Scope], bound: list[Grant]) -> None:
+def test_no_other_route_tells_anything_of_anothers(places: Places, owners: list[Scope], bound: list[Grant]) -> None:
     async def test(world: World) -> None:
         sent = list[Any]()
         for holder in world.holders:
@@ -429,12 +484,12 @@ def test_no_other_route_tells_anything_of_anothers(owners: list[Scope], bound: l
                         found = strange(came, world, holder, sent)
                         assert not found, (method, url, body, holder, found, answer.text)
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
 @FEW
 @given(**WORLDS)
-def test_events_are_of_what_is_seen(owners: list[Scope], bound: list[Grant]) -> None:
+def test_events_are_of_what_is_seen(places: Places, owners: list[Scope], bound: list[Grant]) -> None:
     from simonides.api.operation import granted
     from simonides.api.streams import Events, events
 
@@ -459,7 +514,7 @@ def test_events_are_of_what_is_seen(owners: list[Scope], bound: list[Grant]) -> 
                     pass
                 await told.aclose()  # type: ignore[attr-defined]
 
-    in_a_world(test, owners, bound)
+    in_a_world(places, test, owners, bound)
 
 
 # -- without a key ------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def memory(request: pytest.FixtureRequest, tmp_path: Path, served: Callable[[], 
             yield made
     elif request.param == "on PostgreSQL":
         store = request.getfixturevalue("schemas").url()
-        with Memory(store, embedder="hashing:", index="flat:", zone="Europe/Lisbon") as made:
+        with Memory(store, embedder="hashing:", zone="Europe/Lisbon") as made:
             yield made
     else:
         with RemoteMemory(served().url, zone="Europe/Lisbon") as made:
