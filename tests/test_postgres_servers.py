@@ -107,7 +107,7 @@ async def test_of_what_is_erased_no_byte_is_left_in_the_tables(partitions: str, 
         await store.commit(Batch(put=(later,), embeddings=(embedded(secret, tokens=tokens), embedded(kept[0]))))
         durable.sql("ANALYZE", "memories")
         await store.commit(Batch(erase=(secret.ref,)))
-        assert "written anew" in (await store.scrub())["method"]
+        assert "deleted, tables written anew" in (await store.scrub())["method"]
         durable.sql("CHECKPOINT")
         assert await complaints(store) == ()
         assert await found_texts(store, every(Scope(tenant="t1")))
@@ -138,7 +138,7 @@ async def test_what_a_snapshot_still_shows_is_not_said_to_be_gone(schemas: Schem
                 assert "bytes may stay" in (await store.scrub())["method"]
             assert await found_texts(frozen, every(ANA)) == ["a secret", "another"]
         await store.commit(Batch(erase=(said("", id=record.id).ref, *[r.ref for r in await store.find(every(ANA))])))
-        assert "written anew" in (await store.scrub())["method"]
+        assert "deleted, tables written anew" in (await store.scrub())["method"]
 
 
 async def test_bytes_that_a_copied_erase_left_are_seen_to_though_it_is_certified(schemas: Schemas) -> None:
@@ -152,7 +152,7 @@ async def test_bytes_that_a_copied_erase_left_are_seen_to_though_it_is_certified
         await store.commit(Batch(restore=(record,), log=tuple(lines[:1])))
         await store.commit(Batch(erase=(record.ref,), log=tuple(lines[1:])))
         assert await store.unfinished() == []
-        assert "written anew" in (await store.scrub())["method"]
+        assert "deleted, tables written anew" in (await store.scrub())["method"]
         assert "nothing was erased" in (await store.scrub())["method"]
 
 
