@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator
 
 
@@ -21,6 +22,7 @@ class Network:
         self._target = port
         self._loop = asyncio.new_event_loop()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._ended = weakref.WeakSet[asyncio.StreamWriter]()
         self._server: asyncio.Server | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="a network", daemon=True)
@@ -38,6 +40,10 @@ class Network:
         self._server = self._loop.run_until_complete(asyncio.start_server(self._joined, "127.0.0.1", 0))
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
+        self._server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
     async def _joined(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
@@ -61,10 +67,15 @@ class Network:
         while piece := await source.read(65_536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            if not self.swallow:
+            if not self.swallow and not target.is_closing() and target not in self._ended:
                 target.write(piece)
                 await target.drain()
-        if target.can_write_eof():
+        self._end(target)
+
+    def _end(self, target: asyncio.StreamWriter) -> None:
+        """Say that no more comes that way."""
+        if target not in self._ended and not target.is_closing():
+            self._ended.add(target)
             target.write_eof()
 
     def _do(self, what: str) -> None:
@@ -73,8 +84,8 @@ class Network:
                 if what == "cut":
                     back.transport.abort()
                     there.transport.abort()
-                elif back.can_write_eof():
-                    back.write_eof()
+                else:
+                    self._end(back)
 
         self._loop.call_soon_threadsafe(do)
 

@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from engines import AS_ROOT, NOBODY, Machine, Postgres
+from engines import AS_ROOT, NOBODY, Machine, Postgres, Schemas
 from faults import Network, network
 
 from simonides import AsyncMemory
@@ -24,11 +22,16 @@ PATIENCE_S = 60.0
 HARSH = {"fsync": "on", "synchronous_commit": "on"}
 
 
-def url(server: Postgres, port: int | None = None, **options: str) -> str:
-    """Return the URL of a store of its own, through another port where one is named."""
-    more = {"schema": f"s{secrets.token_hex(4)}", "partitions": "1", **options}
-    made = server.url(**more)
-    return made if port is None else made.replace(f":{server.port}/", f":{port}/")
+@pytest.fixture
+def between(postgres: Postgres) -> Iterator[Network]:
+    with network(postgres.port) as made:
+        yield made
+
+
+@pytest.fixture
+def url(schemas: Schemas, postgres: Postgres, between: Network) -> str:
+    """The URL of a new store at the other end of the network."""
+    return schemas.url().replace(f":{postgres.port}/", f":{between.port}/")
 
 
 class Writer:
@@ -79,38 +82,7 @@ async def everything(memory: AsyncMemory) -> AsyncIterator:
         after = page[-1]
 
 
-# -- the machine --------------------------------------------------------------------------------------------------
-
-
-async def test_the_primary_is_killed_and_a_replica_takes_its_place(engines: Machine, home: Path) -> None:
-    first = engines.postgres(settings={**HARSH, "wal_level": "replica", "max_wal_senders": "4"}, start=False)
-    first.prepare()
-    with (first.data / "pg_hba.conf").open("a") as rules:
-        rules.write("host replication all 127.0.0.1/32 trust\n")
-    first.start()
-    second = engines.postgres(settings=HARSH, start=False)
-    first.run(
-        *("pg_basebackup", "-h", "127.0.0.1", "-p", str(first.port), "-U", "postgres", "-D", str(second.data)),
-        *("-R", "-C", "-S", "second", "--no-sync"),
-    )
-    second.start()
-    with psycopg.connect(first.url(), autocommit=True) as admin:  # nothing is acknowledged that the replica has not
-        admin.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-        admin.execute("SELECT pg_reload_conf()")
-    hosts = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
-    both = url(first).replace(f"127.0.0.1:{first.port}", hosts)
-    async with AsyncMemory(both) as memory:
-        async with Writer(memory) as writer:
-            await writer.some(50)
-            first.kill()
-            await asyncio.sleep(0.5)
-            with psycopg.connect(second.url(), autocommit=True) as admin:
-                admin.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
-                admin.execute("SELECT pg_promote()")
-            await writer.some(50)
-        assert all(isinstance(error, Unavailable) for error in writer.refused)
-        await writer.check()
-    second.stop()
+# -- the disk -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="a small disk is mounted by root alone")
@@ -123,7 +95,9 @@ async def test_the_disk_is_full(engines: Machine, home: Path) -> None:
     try:
         server.data = disk / "data"
         server.start()
-        async with AsyncMemory(url(server)) as memory:
+        server.sql("CREATE ROLE simonides LOGIN")
+        server.sql("CREATE DATABASE memories OWNER simonides")
+        async with AsyncMemory(server.url("memories", user="simonides", partitions="1")) as memory:
             await memory.remember("what was there before", user="marta")
             filler = disk / "filler"
             with contextlib.suppress(OSError), filler.open("wb") as file:
@@ -161,14 +135,8 @@ async def test_the_disk_is_full(engines: Machine, home: Path) -> None:
 # -- the network --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def between(postgres: Postgres) -> Iterator[Network]:
-    with network(postgres.port) as made:
-        yield made
-
-
-async def test_a_slow_network_slows(between: Network, postgres: Postgres, home: Path) -> None:
-    async with AsyncMemory(url(postgres, between.port)) as memory:
+async def test_a_slow_network_slows(between: Network, url: str, home: Path) -> None:
+    async with AsyncMemory(url) as memory:
         async with Writer(memory) as writer:
             await writer.some(5)
             between.delay_s = 0.05
@@ -178,8 +146,8 @@ async def test_a_slow_network_slows(between: Network, postgres: Postgres, home: 
         await writer.check()
 
 
-async def test_connections_that_are_cut_are_made_anew(between: Network, postgres: Postgres, home: Path) -> None:
-    async with AsyncMemory(url(postgres, between.port)) as memory:
+async def test_connections_that_are_cut_are_made_anew(between: Network, url: str, home: Path) -> None:
+    async with AsyncMemory(url) as memory:
         async with Writer(memory) as writer:
             for _ in range(10):
                 await writer.some(20)
@@ -188,8 +156,8 @@ async def test_connections_that_are_cut_are_made_anew(between: Network, postgres
         await writer.check()
 
 
-async def test_a_server_that_cannot_be_reached_for_a_while(between: Network, postgres: Postgres, home: Path) -> None:
-    async with AsyncMemory(url(postgres, between.port)) as memory:
+async def test_a_server_that_cannot_be_reached_for_a_while(between: Network, url: str, home: Path) -> None:
+    async with AsyncMemory(url) as memory:
         async with Writer(memory) as writer:
             await writer.some(20)
             between.down = True
@@ -200,8 +168,8 @@ async def test_a_server_that_cannot_be_reached_for_a_while(between: Network, pos
         await writer.check()
 
 
-async def test_a_half_closed_connection_is_given_up(between: Network, postgres: Postgres, home: Path) -> None:
-    async with AsyncMemory(url(postgres, between.port)) as memory:
+async def test_a_half_closed_connection_is_given_up(between: Network, url: str, home: Path) -> None:
+    async with AsyncMemory(url) as memory:
         async with Writer(memory) as writer:
             for _ in range(5):
                 await writer.some(20)
