@@ -113,9 +113,10 @@ class Passes:
     async def _tidy(self) -> None:
         try:
             for follower in self._followers:
-                await replay(follower, self._store)  # of which somebody asked for it, and the embedder was away
                 while not self._ending and await follower.tidy(self._store):
                     pass
+                if not self._ending:  # of which somebody asked for it, and the embedder was away
+                    await replay(follower, self._store)
         except SimonidesError as error:
             log.warning("what is no longer needed is still there: %s", error)
 
