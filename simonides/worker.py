@@ -380,11 +380,12 @@ async def opened(
                 continue
             if settings.embedder == OFF:
                 raise Invalid("there is nothing to embed with: name an embedder, or other --followers than vectors")
-            else:
-                embedder = around("embedder", open_backend("embedders", settings.embedder))
+            for embedder_url in filter(None, (settings.embedder, settings.embedder_next)):
+                embedder = around("embedder", open_backend("embedders", embedder_url))
                 parts.push_async_callback(embedder.close)
                 await asyncio.to_thread(embedder.tokens, "ready")  # says now what is missing
-                made.append(Vectors(embedder))
+                if embedder.name not in [each.model.rpartition("/")[0] for each in made if isinstance(each, Vectors)]:
+                    made.append(Vectors(embedder))
         url = store_url(settings.store_url)
         store: Store = around("store", await asyncio.to_thread(open_backend, "stores", url))
         parts.push_async_callback(store.close)

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from common import texts
 from conftest import open_store
 
-from simonides import AsyncMemory, Memory, models
+from simonides import AsyncMemory, Memory, models, worker
 from simonides.cli import main
+from simonides.config import settings
 from simonides.derivers.vectors import Vectors
 from simonides.embedders import hashing
 from simonides.errors import Invalid
@@ -245,3 +246,26 @@ def test_nothing_is_dropped_unasked(url: str) -> None:
     run("migrate", "--to", NEW, store=url)
     assert "--yes" in run("drop", OLD_NAME, store=url, status=2)["message"]
     assert len(run(store=url)["models"]) == 2
+
+
+async def test_workers_make_the_vectors_of_the_next_model_too(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So servers that leave it to workers can change over, and turn back at once."""
+    told = settings({"store": url, "embedder": OLD, "embedder_next": NEW})
+    monkeypatch.setenv("SIMONIDES_WORK", "elsewhere")
+    monkeypatch.setenv("SIMONIDES_EMBEDDER_NEXT", NEW)
+    async with worker.opened(told, followers=(worker.VECTORS,)) as working, AsyncMemory(url, embedder=OLD) as memory:
+        running = asyncio.create_task(working.run(5.0))
+        async with asyncio.timeout(60):
+            while vectors(await store.models()).get(NEW_NAME) != 40:
+                await asyncio.sleep(0.05)
+        await models.choose(store, NEW_NAME)
+        await memory.remember("the ferry leaves from pier nine")
+        assert texts(await memory.recall("a ferry from pier nine", limit=1)) == ["the ferry leaves from pier nine"]
+        assert (await memory.stats())["embedder"] == NEW_NAME
+        async with asyncio.timeout(60):
+            while vectors(await store.models()) != {OLD_NAME: 41, NEW_NAME: 41}:
+                await asyncio.sleep(0.05)
+        working.stop()
+        await running
