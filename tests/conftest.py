@@ -58,8 +58,11 @@ def filled_in(url: str, request: pytest.FixtureRequest) -> str:
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Return what opens a new, empty store each time; whoever opens one closes it."""
     numbers = itertools.count()
+    schemas: Schemas | None = request.getfixturevalue("schemas") if "<schema>" in request.param else None
 
     async def make() -> Store:
+        if schemas:
+            return open_store(schemas.url())
         return open_store(request.param.replace("<tmp>", f"{tmp_path}/{next(numbers)}"))
 
     return make

@@ -80,7 +80,7 @@ async def index_over(request: pytest.FixtureRequest) -> AsyncIterator[MakeIndex]
         await index.close()
 
 
-@pytest.mark.parametrize("make_store", [url for url in STORES if "<schema>" not in url], indirect=True)
+@pytest.mark.parametrize("make_store", STORES, indirect=True)
 class TestIndexes(IndexSuite):
     pass
 
