@@ -52,8 +52,9 @@ class House:
 async def house(store: str | Path = ":memory:", *, require: bool = False, **more: Any) -> AsyncIterator[House]:
     """Open a house over a store, and close it in the end."""
     directory = MemoryDirectory()
-    memory = AsyncMemory(store, **{"settled": False, "embedder": "hashing:", "zone": "Europe/Lisbon", **more})
-    desk, gate = Desk(memory, directory), Gate(directory, require=require, failures_max=10**6)
+    usual = {"settled": False, "embedder": "hashing:", "zone": "Europe/Lisbon", "cache": "process:"}  # as servers have
+    memory = AsyncMemory(store, **{**usual, **more})
+    desk, gate = Desk(memory, directory), Gate(directory, require=require, failures_max=10**6, cache=memory.cache)
     try:
         yield House(desk, app(desk, gate, more=DOORS))
     finally:

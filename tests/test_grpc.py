@@ -457,7 +457,7 @@ async def test_the_server_too_gives_up_what_takes_too_long(
 
 
 async def test_a_retry_does_what_was_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    entered, enter = [], served.gate.enter
+    entered, enter = [], served.gate.admit
 
     async def counted(*args: Any) -> Any:
         entered.append(await enter(*args))
@@ -469,7 +469,7 @@ async def test_a_retry_does_what_was_given_up(served: Served, monkeypatch: pytes
         tried.append(named)
         return await (asyncio.Event().wait() if len(tried) == 1 else remember(*given, **named))
 
-    monkeypatch.setattr(served.gate, "enter", counted)
+    monkeypatch.setattr(served.gate, "admit", counted)
     monkeypatch.setattr(served.desk.memory, "remember", slow)
     request, beside = served.pb.StoreRequest(text="said"), (("idempotency-key", "m"),)
     first = served.memory.Store(request, metadata=beside)
