@@ -155,6 +155,7 @@ class Memory(Waiting[AsyncMemory]):
         settled: bool = True,
         embedder: str | Embedder | None = None,
         index: str | None = None,
+        cache: str | None = None,
         sinks: Sequence[str] | None = None,
         zone: str | None = None,
     ) -> None:
@@ -167,6 +168,7 @@ class Memory(Waiting[AsyncMemory]):
                 settled=settled,
                 embedder=embedder,
                 index=index,
+                cache=cache,
                 sinks=sinks,
                 zone=zone,
             )

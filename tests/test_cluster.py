@@ -75,7 +75,7 @@ def cluster(request: pytest.FixtureRequest, home: Path, postgres: Postgres, valk
     environment = {
         "SIMONIDES_URL": url,
         "SIMONIDES_CACHE": valkey.url,
-        "SIMONIDES_FEED": f"{valkey.url}?name={name}" if feed else "",
+        "SIMONIDES_FEED": valkey.url if feed else "",
         "SIMONIDES_EMBEDDER": "hashing:",
         "SIMONIDES_WORK": "elsewhere",
     }

@@ -13,7 +13,7 @@ from simonides.kinds import Note
 from simonides.query import Query
 from simonides.record import Record, Scope
 from simonides.store import Batch
-from simonides.stores import sqlite, sqlite_words
+from simonides.stores import bm25, sqlite, sqlite_words
 from simonides.stores.bm25 import K1, B, idf
 
 HERE, COUNT = Scope(user="ana"), 300
@@ -49,7 +49,7 @@ def plainly(records: list[Record], text: str) -> dict[str, float]:
     """Return the BM25 of each record that says any of the words, lengths taken over those."""
     terms = language.asked(text)
     counts = {r.id: Counter(language.terms(r.text)) for r in records}
-    lengths = {r.id: len(r.text) + sqlite.HEADING for r in records if any(counts[r.id][term] for term in terms)}
+    lengths = {r.id: len(r.text) + bm25.HEADING for r in records if any(counts[r.id][term] for term in terms)}
     usual = sum(lengths.values()) / len(lengths)
     weights = {term: idf(sum(term in count for count in counts.values()), len(records)) for term in terms}
     return {

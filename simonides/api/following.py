@@ -86,11 +86,11 @@ class Chosen(Asked):
     follower: Name | None = Field(None, description="Only of this follower.")
 
 
-class Counted(Shape):
+class LettersCounted(Shape):
     count: int
 
 
-@operation("POST", "/letters/replay", needs=Permit.ADMIN, gives=Counted, repeats=True, whole=True)
+@operation("POST", "/letters/replay", needs=Permit.ADMIN, gives=LettersCounted, repeats=True, whole=True)
 async def replay_letters(asked: Chosen, call: Call) -> Json:
     """Have letters tried again; what fails again is a letter again.
 
@@ -99,7 +99,7 @@ async def replay_letters(asked: Chosen, call: Call) -> Json:
     return {"count": await call.memory.replay_letters(asked.seqs, follower=asked.follower)}
 
 
-@operation("POST", "/letters/drop", needs=Permit.ADMIN, gives=Counted, destroys=True, whole=True)
+@operation("POST", "/letters/drop", needs=Permit.ADMIN, gives=LettersCounted, destroys=True, whole=True)
 async def drop_letters(asked: Chosen, call: Call) -> Json:
     """Throw letters away: what they are about stays without what the follower would have made of it."""
     return {"count": await call.memory.drop_letters(asked.seqs, follower=asked.follower)}

@@ -13,7 +13,13 @@ GOING = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSession
 
 
 def lost(error: BaseException) -> bool:
-    """Whether the connection is gone, so that what was asked may be asked again on another."""
+    """Whether the connection is gone, so that what was asked may be asked again on another.
+
+    A statement that was prepared in a pipeline which failed is not there, though its client thinks so: such a
+    connection is done with, too.
+    """
+    if isinstance(error, pg.InvalidSqlStatementName):
+        return True
     if not isinstance(error, pg.OperationalError | pg.InterfaceError):
         return False
     state = error.sqlstate

@@ -95,6 +95,10 @@ class Pool:
         try:
             db = self._idle.pop() if self._idle else await self.open()
             yield db
+        except psycopg.errors.InvalidSqlStatementName:
+            assert db is not None
+            await db.close()
+            raise
         finally:
             try:
                 if db is not None:

@@ -116,6 +116,8 @@ class Writer:
             try:
                 return await self._attempt(await self._connection(), group, attempt)
             except psycopg.Error as error:
+                if isinstance(error, psycopg.errors.InvalidSqlStatementName) and self._db is not None:
+                    await self._db.close()
                 await self._roll_back()
                 again = isinstance(error, AGAIN)
                 if tried == TRIES or not (again or lost(error)):
