@@ -14,7 +14,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 
 import Stemmer
@@ -115,8 +115,11 @@ def searched(record: Record) -> str:
 
 
 def searched_terms(body: Body, at: datetime | None) -> list[str]:
-    """Return the terms of what is searched of a record with this body, said then: its heading's, then its text's."""
-    return [*_heading_terms(body.who, at.date() if at else None), *terms(body.text)]
+    """Return the terms of what is searched of a record with this body, said then: its heading's, then its text's.
+
+    The day is that of UTC, whatever the zone that it is given in: a store reads it back so, and takes the terms away.
+    """
+    return [*_heading_terms(body.who, at.astimezone(UTC).date() if at else None), *terms(body.text)]
 
 
 @lru_cache(maxsize=10_000)

@@ -231,7 +231,11 @@ class Plan:
         if not last.version:
             return
         realm = self._realm((ref.tenant, ref.space))
-        mine = [(row, version.record) for row, version in self.versions.items() if version.record.ref == ref]
+        mine = [
+            (row, dataclasses.replace(version.record, known=version.known))
+            for row, version in self.versions.items()
+            if version.record.ref == ref
+        ]
         for row, record in (*self._known.stored.get(ref, ()), *mine):
             self._set(self.gone, row, (realm, record))
             self._drop(self._known.rows, (ref, record.version))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -101,4 +102,12 @@ class Erasing:
         await store.commit(Batch(erase=(record.ref,)))
         proof = await store.scrub([record.text])
         assert isinstance(proof["method"], str) and proof["method"]
+        assert await complaints(store) == ()
+
+    async def test_what_was_said_in_another_zone_leaves_no_word_behind(self, store: Store) -> None:
+        evening = datetime(2019, 3, 31, 5, 30, tzinfo=timezone(timedelta(hours=9)))  # the day before in UTC
+        record = dataclasses.replace(said("harbour"), valid=Span(since=evening))
+        await put(store, record)
+        await store.commit(Batch(erase=(record.ref,)))
+        assert await store.words(every(ANA), "harbour 30 31 march") == []
         assert await complaints(store) == ()
