@@ -7,7 +7,6 @@ error is one line that says what to do; with --json, an object.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import sys
@@ -34,6 +33,7 @@ from .commands import (
     upkeep,
     work,
 )
+from .disk import is_full
 from .errors import SimonidesError
 
 MODULES = (
@@ -126,7 +126,7 @@ def _said(error: click.ClickException) -> str:
 
 def _refused(error: OSError) -> tuple[str, str]:
     """Return the code and the sentence for what the operating system refused."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = is_full(error)
     about = f"{error.filename}: " if error.filename else ""
     return "full" if full else "unavailable", f"{about}{error.strerror or error}"
 

@@ -9,7 +9,6 @@ An export holds what was said, so an erase reaches into it: `without` takes line
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import os
 import typing
@@ -20,7 +19,8 @@ from typing import IO, Any
 
 import msgspec
 
-from .errors import Damaged, Full, Invalid, Unavailable
+from .disk import not_written, sync_folder
+from .errors import Damaged, Invalid, Unavailable
 from .importer import Problem
 from .kinds import KINDS
 from .record import Record, Ref, new_id, now
@@ -88,7 +88,7 @@ def write(path: str | Path, records: Iterable[Record], progress: Callable[[int],
     with _replacing(path) as partial:
         _write_lines(partial, _exported(records, progress), packed=path.suffix == ".gz")
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return path
 
 
@@ -110,16 +110,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        raise _refused(path, error) from error
+        raise not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _refused(path: Path, error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Full(f"the disk is full: {path} was not written")
-    return Unavailable(f"cannot write {path}: {error.strerror or error}")
 
 
 def _write_lines(path: Path, lines: Iterable[bytes], *, packed: bool) -> None:
@@ -130,16 +124,6 @@ def _write_lines(path: Path, lines: Iterable[bytes], *, packed: bool) -> None:
                 out.write(each + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return  # Windows opens no folders, and keeps renames itself
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- read ---------------------------------------------------------------------------------------------------------
@@ -276,7 +260,7 @@ def _take_place(new: Path, path: Path) -> None:
     except OSError:  # a file system without hard links: for a moment there is neither
         os.replace(path, old)
     os.replace(new, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     _destroy(old)
 
 
@@ -293,7 +277,7 @@ def _destroy(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _is_second_name(path: Path) -> bool:

@@ -50,7 +50,7 @@ from .follow import Follower, Progress, lagging, replay
 from .forgetting import Preview, certificates, doomed, erase, finish, narrow
 from .happened import Changes, Position, Status, status
 from .index import Index
-from .models import Model, answering, check_told
+from .models import Working, answering, check_told
 from .passes import Backlog, Elsewhere, Passes
 from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
 from .query import Hit, Place, Query
@@ -123,7 +123,7 @@ class AsyncMemory:
         self._followers: tuple[Follower, ...] = ()
         self._passes: Passes | Elsewhere | None = None  # with the store
         self._backlog: Backlog | None = None  # with the store
-        self._other: Model | None = None  # the other embedding model, where there are two
+        self._other: Working | None = None  # the other embedding model, where there are two
         self._remark: str | None = None  # what whoever asks should know of the store's models
         self._recalls: Recalls | None = None  # with the store
         self.cache: Cache | None = self._opened_cache(self._caches or cache is not None)
@@ -825,7 +825,7 @@ class AsyncMemory:
                     self._remark, second = None, self._open_index(store, other)
                     undo.push_async_callback(second.close)
                     vectors = Vectors(other)
-                    self._other = Model(other, second, vectors, self._passing(store, (vectors,), second))
+                    self._other = Working(other, second, vectors, self._passing(store, (vectors,), second))
             if self.cache:
                 self._answers = Answers(self.cache, store, self._have_read, self._url, self.settings.cache_seconds)
             forgets = self._answers.forget if self._answers else None
@@ -856,7 +856,7 @@ class AsyncMemory:
         found: Index = open_backend("indexes", self.settings.index_url, store, model, embedder.dimension)
         return self._opened("index", found)
 
-    async def _turn(self, store: Store, other: Model) -> None:
+    async def _turn(self, store: Store, other: Working) -> None:
         """Go on with the model that was chosen last: calls under way end with the one that they began with."""
         mine = self._embedder, self._index, self._passes
         assert mine[0] and mine[1] and mine[2]
@@ -865,7 +865,7 @@ class AsyncMemory:
         [vectors] = self._followers
         assert isinstance(vectors, Vectors)
         self._embedder, self._index, self._passes = other.embedder, other.index, other.passes
-        self._followers, self._other = (other.vectors,), Model(mine[0], mine[1], vectors, mine[2])
+        self._followers, self._other = (other.vectors,), Working(mine[0], mine[1], vectors, mine[2])
         self._backlog = Backlog(store, self._followers)
 
     def _opened_cache(self, whatever: bool) -> Cache | None:

@@ -34,16 +34,22 @@ DROPPED = 1_000  # vectors that one transaction removes, while others wait to wr
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An embedding model at work on a store."""
+    """An embedding model and the index of what it made."""
 
     embedder: Embedder
     index: Index
-    vectors: Vectors
-    passes: Passes | Elsewhere
 
     @property
     def name(self) -> str:
         return self.embedder.name
+
+
+@dataclass(frozen=True, slots=True)
+class Working(Model):
+    """A model that embeds what is written, too."""
+
+    vectors: Vectors
+    passes: Passes | Elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +84,10 @@ class Agreement:
     first: float
 
 
-async def turn(store: Store, name: str) -> int:
-    """Return the number of the choice that made this model the one that answers; 0: it never was chosen."""
-    return await store.cursor(f"model/{name}")
+async def turns(store: Store, names: Iterable[str]) -> dict[str, int]:
+    """Return the number of the choice that made each of these the one that answers; 0: it never was chosen."""
+    found = await store.cursors("model/")
+    return {name: found.get(f"model/{name}", 0) for name in names}
 
 
 async def is_dropped(store: Store, name: str) -> bool:
@@ -89,15 +96,15 @@ async def is_dropped(store: Store, name: str) -> bool:
 
 async def answering(store: Store, names: Iterable[str]) -> str:
     """Return which of these was chosen last; where none was, the first."""
-    turns = {name: await turn(store, name) for name in names}
-    return max(turns, key=lambda name: turns[name])
+    chosen = await turns(store, names)
+    return max(chosen, key=lambda name: chosen[name])
 
 
 async def check_told(store: Store, name: str) -> str | None:
     """Return a remark where the store has moved on to another model; raise Invalid where this one was dropped."""
-    others = {name: await turn(store, name) for name in _names(await store.models())}
-    latest = max(others, key=lambda other: others[other], default=name)
-    if latest == name or others[latest] <= await turn(store, name):
+    chosen = await turns(store, [name, *_names(await store.models())])
+    latest = max(chosen, key=lambda other: chosen[other])
+    if latest == name:
         return None
     if await is_dropped(store, name):
         raise Invalid(
@@ -110,14 +117,14 @@ async def check_told(store: Store, name: str) -> str | None:
 async def kept(store: Store) -> list[Kept]:
     """Return the models whose vectors the store keeps, and those it dropped, by name; recipes of one are one."""
     head, counted = await store.head(), await store.models()
-    turns = {name: await turn(store, name) for name in _names(counted)}
-    latest = max(turns.values(), default=0)
+    chosen = await turns(store, _names(counted))
+    latest = max(chosen.values(), default=0)
     found = []
-    for name in turns:
+    for name in chosen:
         recipes = [model for model in counted if _embedder_of(model) == name]
         place = max([await _place(store, f"vectors/{model}") for model in recipes])
         vectors = sum(counted[model] for model in recipes)
-        answers = turns[name] == latest and (latest > 0 or len(turns) == 1)
+        answers = chosen[name] == latest and (latest > 0 or len(chosen) == 1)
         found.append(Kept(name, vectors, head - place, answers, await is_dropped(store, name)))
     return found
 
@@ -160,9 +167,10 @@ async def fill(store: Store, embedder: Embedder, progress: Progress | None = Non
 
 async def choose(store: Store, name: str) -> None:
     """Make this the model that answers, in every process that knows it, from its next call on."""
-    others = [await turn(store, other) for other in {*_names(await store.models()), name}]
-    if not await turn(store, name) or max(others) > await turn(store, name):
-        await _move(store, f"model/{name}", max(others) + 1)
+    chosen = await turns(store, {*_names(await store.models()), name})
+    latest = max(chosen.values())
+    if not latest or chosen[name] < latest:
+        await _move(store, f"model/{name}", latest + 1)
 
 
 async def drop(store: Store, name: str, indexes: Iterable[Index] = (), progress: Progress | None = None) -> int:

@@ -56,6 +56,7 @@ class Server:
     """A server as a child process. `command` and `ready` are what a kind of server says of itself."""
 
     environment: Mapping[str, str] = {}
+    who: Mapping[str, Any] = WHO
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder, self.port = folder, port or free_port()
@@ -86,7 +87,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **WHO,
+                **self.who,
             )
         end = time.monotonic() + PATIENCE_S
         while not self.ready():
@@ -254,25 +255,14 @@ class Kafka(Server):
 class S3(Server):
     """Amazon's S3 as moto answers for it; any key opens it. It keeps everything in memory."""
 
+    who: Mapping[str, Any] = {}  # it is in Python, whose interpreter only its owner may run
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:  # in Python, whose interpreter only its owner may run
-        log = (self.folder / "server.log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        end = time.monotonic() + PATIENCE_S
-        while not answers(self.port):
-            if not self.running or time.monotonic() > end:
-                self.kill()
-                raise RuntimeError(f"S3 did not start:\n{self.log()}")
-            time.sleep(0.05)
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 class Machine:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from common import texts
 from conftest import open_store
+from engines import Postgres, Schemas
 
 from simonides import AsyncMemory, Memory, models, worker
 from simonides.cli import main
@@ -162,7 +163,7 @@ async def test_the_one_that_answers_is_not_dropped(store: Store) -> None:
     await models.fill(store, hashing.open(NEW))
     await models.choose(store, NEW_NAME)
     await models.choose(store, NEW_NAME)  # again changes nothing
-    assert await models.turn(store, NEW_NAME) == 1
+    assert await models.turns(store, [NEW_NAME]) == {NEW_NAME: 1}
     with pytest.raises(Invalid, match="answers"):
         await models.drop(store, NEW_NAME)
 
@@ -186,8 +187,7 @@ async def test_agreement_is_whole_with_oneself_and_less_with_another(store: Stor
         embedder = hashing.open(url)
         from simonides.indexes import exact
 
-        made = Vectors(embedder)
-        return models.Model(embedder, exact.open("exact:", store, made.model, embedder.dimension), made, None)  # type: ignore[arg-type]
+        return models.Model(embedder, exact.open("exact:", store, Vectors(embedder).model, embedder.dimension))
 
     same = await models.agreement(store, at_work(OLD), at_work(OLD), 20)
     assert (same.asked, same.shared, same.first) == (20, 1.0, 1.0)
@@ -220,6 +220,33 @@ def test_the_whole_change(url: str) -> None:
     assert run("use", NEW, store=url) == {"answers": NEW_NAME}
     assert run("drop", OLD_NAME, "--yes", store=url) == {"dropped": OLD_NAME, "vectors": 40}
     assert [each["name"] for each in run(store=url)["models"]] == [NEW_NAME]
+
+
+def test_what_was_dropped_is_in_no_table_of_the_index(
+    schemas: Schemas, postgres: Postgres, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = schemas.url()
+    schema = url.partition("schema=")[2].partition("&")[0]
+    monkeypatch.setenv(
+        "SIMONIDES_INDEX", f"pgvector:{url.partition('?')[0].partition(':')[2]}?schema={schema}_near&small=0"
+    )
+    with Memory(url, embedder=OLD) as memory:
+        memory.remember(SAID)  # type: ignore[arg-type]
+        assert memory.recall("the harbour of bridge 7")
+
+    def kept() -> dict[str, int]:
+        """Return how many rows each table of vectors holds."""
+        columns = "information_schema.columns WHERE udt_name = 'halfvec'"
+        named = postgres.sql(f"SELECT table_name FROM {columns} AND table_schema = '{schema}_near'", "memories")
+        return {name: postgres.sql(f"SELECT count(*) FROM {schema}_near.{name}", "memories")[0][0] for [name] in named}
+
+    assert sum(kept().values()) == 40
+    run("migrate", "--to", NEW, store=url)
+    assert sum(kept().values()) == 80
+    assert run("drop", OLD_NAME, "--yes", store=url) == {"dropped": OLD_NAME, "vectors": 40}
+    assert sum(kept().values()) == 40, kept()
+    with Memory(url, embedder=NEW) as memory:
+        assert memory.recall("the harbour of bridge 7")
 
 
 def test_models_that_agree_too_little_are_not_changed_over(url: str) -> None:

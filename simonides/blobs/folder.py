@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..blob import PIECE, Blob, Content, Seen, check_name, watched
-from ..errors import Full, Invalid, NotFound, SimonidesError, Unavailable
+from ..disk import not_written, sync_folder
+from ..errors import Invalid, NotFound, SimonidesError, Unavailable
 from ..record import new_id
 
 PARTIAL = ".partial"
@@ -90,7 +90,7 @@ def _begin(folder: Path, partial: Path) -> int:
     above = [parent for parent in (partial.parent, *partial.parent.parents) if not parent.exists()]
     partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in above:
-        _flush_folder(made.parent)
+        sync_folder(made.parent)
     for old in partial.parent.glob(f".*{PARTIAL}"):
         with contextlib.suppress(OSError):
             if old.stat().st_mtime < time.time() - ABANDONED_S:
@@ -107,7 +107,7 @@ def _write(descriptor: int, piece: bytes) -> None:
 def _take_place(descriptor: int, partial: Path, path: Path) -> None:
     os.fsync(descriptor)
     os.replace(partial, path)
-    _flush_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _read(path: Path, descriptor: int) -> bytes:
@@ -130,18 +130,8 @@ def _remove(path: Path) -> bool:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        _flush_folder(path.parent)
+        sync_folder(path.parent)
     return True
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return  # Windows opens no folders, and keeps renames itself
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -152,9 +142,7 @@ def _refused(path: Path) -> Iterator[None]:
     except SimonidesError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Full(f"the disk is full: {path} was not written") from error
-        raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error
+        raise not_written(path, error) from error
 
 
 open = FolderBlobs

@@ -121,16 +121,12 @@ async def _migrate(asked: Asked, url: str, dry_run: bool, only_fill: bool, least
 async def _model(asked: Asked, store: Store, url: str) -> AsyncIterator[Model]:
     from ..derivers.vectors import Vectors
     from ..models import Model
-    from ..passes import Passes
-    from ..record import Scope
 
     embedder: Embedder = open_backend("embedders", url)
     await asyncio.to_thread(embedder.tokens, "ready")
-    vectors = Vectors(embedder)
-    index = open_backend("indexes", asked.settings.index_url, store, vectors.model, embedder.dimension)
+    index = open_backend("indexes", asked.settings.index_url, store, Vectors(embedder).model, embedder.dimension)
     try:
-        home = Scope(tenant=asked.settings.tenant, space=asked.settings.space)
-        yield Model(embedder, index, vectors, Passes(store, (vectors,), index, home))
+        yield Model(embedder, index)
     finally:
         await index.close()
         await embedder.close()

@@ -18,7 +18,7 @@ from ..address import Address
 from ..errors import Damaged, Unavailable
 from ..feed import Arrival, FeedSource, Parcel, ended
 from ..follow import SHARDS
-from ..sinks.kafka import PORT, REQUEST_S, given
+from ..sinks.kafka import PORT, REQUEST_S, given, started, stop
 from ..store import Store
 
 PARTITIONS, REPLICAS = 16, 1
@@ -66,19 +66,12 @@ class KafkaCarrier:
             raise Unavailable(f"{self.name} does not take the log: {type(error).__name__}: {error}") from None
 
     async def partitions(self) -> int:
-        from aiokafka import AIOKafkaProducer
         from aiokafka.errors import KafkaError
 
         try:
             if self._producer is None:
                 await self._make_topic()
-                producer = AIOKafkaProducer(**given(self._address), acks="all")
-                try:
-                    await producer.start()
-                except BaseException:
-                    await producer.stop()
-                    raise
-                self._producer = producer
+                self._producer = await started(given(self._address) | {"acks": "all"})
             found = await asyncio.wait_for(self._producer.partitions_for(self._topic), REQUEST_S)
         except (TimeoutError, KafkaError, OSError) as error:
             await self._stop_producer()
@@ -98,9 +91,7 @@ class KafkaCarrier:
 
     async def _stop_producer(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(Exception):  # what it had not sent is sent again
-                await asyncio.wait_for(producer.stop(), REQUEST_S)
+        await stop(producer)
 
     # -- out -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..address import Address
@@ -47,7 +47,7 @@ class KafkaSink:
 
         try:
             if self._producer is None:
-                await self._begin()
+                self._producer = await started(self._given)
             sent = [await self._producer.send(self._topic, **self._message(event)) for event in events]
             await self._producer.flush()
             for each in sent:
@@ -71,22 +71,29 @@ class KafkaSink:
             "timestamp_ms": int(event.time.timestamp() * 1000),
         }
 
-    async def _begin(self) -> None:
-        from aiokafka import AIOKafkaProducer
-
-        producer = AIOKafkaProducer(**self._given)
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
-        self._producer = producer
-
     async def close(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(Exception):  # it has nothing left that anybody waits for
-                await asyncio.wait_for(producer.stop(), REQUEST_S)
+        await stop(producer)
+
+
+async def started(told: Mapping[str, Any]) -> Any:
+    """Return a producer of aiokafka that is connected."""
+    from aiokafka import AIOKafkaProducer
+
+    producer = AIOKafkaProducer(**told)
+    try:
+        await producer.start()
+    except BaseException:
+        await producer.stop()
+        raise
+    return producer
+
+
+async def stop(producer: Any) -> None:
+    """End a producer, if there is one. What it had not sent is lost: whoever gave it that sends it again."""
+    if producer is not None:
+        with contextlib.suppress(Exception):  # it has nothing left that anybody waits for
+            await asyncio.wait_for(producer.stop(), REQUEST_S)
 
 
 def given(address: Address) -> dict[str, Any]:
