@@ -247,10 +247,7 @@ async def workers(bench: Bench) -> list[Row]:
     """
     url = bench.url("postgresql", schema="bench_workers_<round>")
     told = scale_workers.figures(await scale_workers.rounds(url, EMBEDDED, ROUNDS))
-    names = {
-        "workers": "followed by {} of simonides worker",
-        "embedding alone": "embedded by {} of nothing but the model",
-    }
+    names = {"workers": "simonides worker × {}", "embedding alone": "the model alone × {}"}
     return [
         {
             "what": f"{name.format(count)}, {told[kind]['cpu_ms'][count]:.1f} ms of a processor each",

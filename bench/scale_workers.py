@@ -1,10 +1,11 @@
 """How much faster two workers derive than one: `python bench/scale_workers.py [--store URL] [--texts N] [--rounds N]`.
 
 Each round starts so many `simonides worker` processes on a store of its own, waits until they have shared the shards
-and each has embedded a first text, writes the texts, and from then on times how fast they are followed: neither starting
-nor writing is in the figure. Every shard has as many users, and every user as many texts. The embedder has one thread,
-so one worker takes one core. One worker and two take turns, as others may use the machine, and so do one process and two
-that only embed: what these gain is what the machine has to give. Seconds of processor time are beside the wall's (Linux).
+and each has embedded a first text, writes the texts, and from then on times how fast they are followed: neither
+starting nor writing is in the figure. Every shard has as many users, and every user as many texts. The embedder has
+one thread, so one worker takes one core. One worker and two take turns, as others may use the machine, and so do one
+process and two that only embed: what these gain is what the machine has to give. Seconds of processor time are beside
+the wall's (Linux).
 """
 
 from __future__ import annotations
