@@ -45,7 +45,7 @@ class Backups(click.Group):
 
 @click.group(cls=Backups, params=common(hidden=True))
 def backup() -> None:
-    """Make, list, verify and restore backups, in a folder or in S3.
+    """Make, list, verify, restore and prune backups, in a folder or in S3.
 
     A backup holds everything that is remembered, of all tenants, with its history. Each one adds what is new since the
     one before. Encrypted ones take a passphrase: from SIMONIDES_BACKUP_PASSPHRASE, from the file that
@@ -232,6 +232,46 @@ def restore(
     return 0
 
 
+@backup.command(
+    "prune",
+    example="simonides backup prune /mnt/backup --keep 7 --dry-run\n"
+    "simonides backup prune s3://bucket/memory --keep 7 --keep-days 30",
+)
+@click.argument("place")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="The last N backups of each memory stay.")
+@click.option("--keep-days", type=click.FloatRange(0), metavar="N", help="Those made in the last N days stay.")
+@click.option("--dry-run", is_flag=True, help="Say which would go, and remove nothing.")
+@_passphrase
+@click.pass_obj
+def prune(
+    asked: Asked, place: str, keep: int | None, keep_days: float | None, dry_run: bool, passphrase_file: Path | None
+) -> None:
+    """Remove older backups in PLACE: those that neither --keep nor --keep-days spares.
+
+    The last backup of each memory always stays, and so does everything that one which stays is made of.
+    """
+    from .. import backup as backups
+
+    async def work() -> backups.Pruned:
+        async with _blobs(place) as blobs:
+            inside = await backups.enter(blobs, _ask(passphrase_file))
+            if dry_run:
+                return backups.spared(inside, keep=keep, keep_days=keep_days)
+            return await backups.prune(inside, keep=keep, keep_days=keep_days)
+
+    found = asyncio.run(work())
+    if asked.json:
+        ids = {"kept": [each.id for each in found.kept], "removed": [each.id for each in found.gone]}
+        terminal.say_json({**ids, "freed": found.size, "dry_run": dry_run})
+        return
+    would = "would be removed" if dry_run else "removed"
+    for each in found.gone:
+        terminal.say(f"{shown.short(each.id)} of {shown.when(each.at, asked.zone)} {would}")
+    freed = f"; {_size(found.size)} {'would be ' if dry_run else ''}freed" if found.gone else ""
+    what = f"{shown.count(len(found.gone), 'backup')} {would}" if found.gone else "nothing to remove"
+    terminal.say(f"{what}, {len(found.kept)} {'stay' if len(found.kept) > 1 else 'stays'}{freed}")
+
+
 @command(
     UPKEEP,
     "simonides move memory.db postgresql://host/memory\n"
@@ -247,7 +287,7 @@ def move(asked: Asked, source: str, target: str, dry_run: bool, verify: bool) ->
 
     Everything goes along: all tenants, every version, both clocks, the log, erases, vectors, recalls. TO must be empty,
     or be what an earlier move from FROM has begun: then it goes on, and catches up. Nothing is removed from FROM. The
-    exit status is 1 where the two differ.
+    exit status is 1 where the two differ, or both are empty.
     """
     from .. import move as moves
 
@@ -276,7 +316,7 @@ def move(asked: Asked, source: str, target: str, dry_run: bool, verify: bool) ->
         terminal.say(f"would copy {shown.count(done['lines'], 'line')} of the log; {done['there']:,} are there already")
     else:
         _tell(asked, done)
-    return 0 if dry_run or done["equal"] else DIFFERENT
+    return 0 if dry_run or (done["equal"] and not done["empty"]) else DIFFERENT
 
 
 def _compared(one: Sums, other: Sums) -> dict[str, Any]:
@@ -285,6 +325,7 @@ def _compared(one: Sums, other: Sums) -> dict[str, Any]:
     sides = {"from": one, "to": other}
     return {
         "equal": one == other,
+        "empty": not one.head and not other.head,
         "differing": [f"{scope.tenant}/{scope.space}" for scope in differing((one, other))],
         **{
             name: {
@@ -309,7 +350,9 @@ def _tell(asked: Asked, done: Mapping[str, Any]) -> None:
                 name, terminal.line(realm["tenant"]), terminal.line(realm["space"]), *counts, realm["checksum"]
             )
     terminal.show(made)
-    if done["equal"]:
+    if done["empty"]:
+        terminal.say("both are empty: there was nothing to copy or to compare. Are these the stores that you mean?")
+    elif done["equal"]:
         terminal.say(f"both are equal: {done['from']['checksum']}")
     else:
         terminal.say(f"they differ: {', '.join(map(terminal.line, done['differing'])) or 'in the places of followers'}")
