@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 from test_blobs import bucket as bucket
 from test_move import erase, fill
 
-from simonides.backup import Backup, Place, create, enter, look, prune, restore, spared, verify
+from simonides.access import Permit
+from simonides.backup import Backup, Place, create, enter, look, prune, restore, restore_keys, spared, verify
 from simonides.blobs.folder import FolderBlobs
 from simonides.config import blob_url, open_backend
+from simonides.directory import Directory, Grant
 from simonides.errors import Conflict, Damaged, Invalid, NotFound
 from simonides.forgetting import certificates
 from simonides.kinds import Message
@@ -95,7 +97,7 @@ async def test_what_is_restored_is_what_there_was(
 ) -> None:
     await fill(store)
     made = await create(store, await place(tmp_path, passphrase))
-    assert made.backup.counts == {"lines": 15, "versions": 10, "embeddings": 3, "records": 8}
+    assert made.backup.counts == {"lines": 15, "versions": 10, "embeddings": 3, "keys": 0, "records": 8}
     for url in ("memory:", f"sqlite:///{tmp_path}/new.db", schemas.url()):
         copy = await restored(tmp_path, passphrase=passphrase, url=url)
         assert await summed(copy) == await summed(store)
@@ -524,6 +526,46 @@ async def test_backups_in_s3(bucket: str) -> None:
     assert await summed(copy) == await summed(store)
 
 
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+async def test_keys_come_along_where_they_are_asked_for(passphrase: str | None, tmp_path: Path) -> None:
+    store, keys = open_store("memory:"), directory()
+    await put(store, said("one"))
+    grant = Grant(name="laptop", tenant="acme", spaces=frozenset({"b", "a"}), user="ana", permits=Permit.READ)
+    made = [await keys.make(each) for each in (grant, Grant(name="old", tenant="acme"))]
+    without = (await create(store, await place(tmp_path, passphrase))).backup
+    inside = await place(tmp_path, passphrase)
+    first = (await create(store, inside, keys=keys)).backup
+    assert (without.counts["keys"], first.counts["keys"], first.base) == (0, 2, without.id)
+    assert (await verify(inside, first)).counts["keys"] == 2 and not (await verify(inside, first)).complaints
+    copy = directory()
+    assert await restore_keys(inside, first, copy) == 2 and await restore_keys(inside, first, copy) == 0
+    assert await copy.kept() == await keys.kept()
+    for key, secret in made:
+        assert await copy.find(secret) == key
+        for file in (tmp_path / "backups").rglob("*-keys"):
+            assert secret.encode() not in file.read_bytes()
+    with pytest.raises(NotFound, match="without the keys"):
+        await restore_keys(inside, without, directory())
+    await keys.revoke(made[1][0].id, MAY)
+    later = (await create(store, inside, keys=keys)).backup
+    assert [part.name for part in later.of("keys")] != [part.name for part in first.of("keys")]
+    again = directory()
+    await restore_keys(inside, first, again)
+    assert (await again.get(made[1][0].id)).revoked == MAY, "a later backup knows"
+    assert not (await create(store, inside)).backup.of("keys"), "keys are in those alone that were asked to have them"
+    _flip(tmp_path / "backups" / later.of("keys")[0].name)
+    assert (await verify(inside, later)).complaints
+    await store.close()
+
+
+def directory() -> Directory:
+    made: Directory = open_backend("directories", "memory:")
+    return made
+
+
 # -- pruning ---------------------------------------------------------------------------------------------------------
 
 
@@ -666,6 +708,20 @@ def test_the_commands_of_a_backup(memory: Path) -> None:
     assert "digest" in run("backup", "verify", "bk", *given, status=6)
     assert "no backup here" in run("backup", "list", "nowhere", status=1)
     assert "no memory" in run("backup", "create", "bk", "--store", "none.db", status=3)
+
+
+def test_keys_are_backed_up_and_restored(memory: Path) -> None:
+    assert "no keys at" in run("backup", "create", "bk", "--store", "a.db", "--with-keys", status=3)
+    assert not (memory / "a.db-keys").exists()
+    run("keys", "create", "laptop", "--store", "a.db")
+    assert "2 versions, 1 key, " in run("backup", "create", "bk", "--store", "a.db", "--with-keys")
+    assert "key" not in run("backup", "restore", "bk", "--into", "b.db")
+    assert not (memory / "b.db-keys").exists()
+    restored_too = run("backup", "restore", "bk", "--into", "c.db", "--with-keys")
+    assert "2 versions restored" in restored_too and "1 key restored into" in restored_too
+    assert "laptop" in run("keys", "list", "--store", "c.db")
+    run("backup", "create", "bk", "--store", "a.db")
+    assert "without the keys" in run("backup", "restore", "bk", "--into", "d.db", "--with-keys", status=3)
 
 
 def test_backups_are_pruned(memory: Path) -> None:
