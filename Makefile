@@ -4,13 +4,16 @@ BIN := .venv/bin
 WHEELS := build/wheels
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test install dev model check docs bench bench-index bench-serve bench-scale bench-quality clean
+.PHONY: demo test test-faults install dev model check docs bench bench-index bench-serve bench-scale bench-quality clean
 
 demo: install  ## remember a sample archive and answer from it
 	@$(BIN)/simonides demo
 
 test: check  ## everything that is checked, as continuous integration does
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15
+
+test-faults: dev  ## what fails on purpose, and two minutes of kill -9 of workers on each store
+	@FAULTS_SECONDS=120 $(BIN)/python -m pytest -rP tests/test_faults.py tests/test_worker.py -k "faults or killed"
 
 check: dev
 	@$(BIN)/ruff check .

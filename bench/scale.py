@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ SCOPE, MODEL = Scope(tenant="bench"), "bench"
 BATCH = 1000
 ASKED, ADDED = 100, 100
 CONNECTED, ACTIVE, THINKS_S, WARMS_S, LIVES_S = 1_000, 64, 2.0, 5.0, 30.0
-EMBEDDED, ROUNDS = 1_500, 3  # texts a round
+EMBEDDED, ROUNDS = 3_000, 3  # texts a round
 Row = dict[str, str]
 
 
@@ -243,17 +242,20 @@ async def cache(bench: Bench) -> list[Row]:
 
 
 async def workers(bench: Bench) -> list[Row]:
-    """How many changes a second one worker embeds, and two, with the real model on one thread each; over PostgreSQL."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(ROUNDS):
-        for count in rates:
-            url = bench.url("postgresql", schema=f"bench_workers_{number}_{count}")
-            round = await scale_workers.measure(url, count, EMBEDDED)
-            rates[count].append(round.rate)
-    one, two = (median(rates[count]) for count in rates)
+    """How many changes a second one worker embeds, and two, with the real model on one thread each; over PostgreSQL.
+    Beside them processes that only embed: what two of them gain over one is what the machine has to give.
+    """
+    url = bench.url("postgresql", schema="bench_workers_<round>")
+    told = scale_workers.figures(await scale_workers.rounds(url, EMBEDDED, ROUNDS))
+    names = {"workers": "simonides worker × {}", "embedding alone": "the model alone × {}"}
     return [
-        {"what": "embedded by one worker", "p50": f"{one:.0f}/s"},
-        {"what": "embedded by two workers", "p50": f"{two:.0f}/s", "ratio": f"{two / one:.2f}"},
+        {
+            "what": f"{name.format(count)}, {told[kind]['cpu_ms'][count]:.1f} ms of a processor each",
+            "p50": f"{told[kind]['rate'][count]:.0f}/s",
+            **({"ratio": f"{told[kind]['ratio']:.2f}"} if count > 1 else {}),
+        }
+        for kind, name in names.items()
+        for count in scale_workers.CREWS
     ]
 
 

@@ -1,9 +1,9 @@
 """Backups of a whole store in a store of blobs: consistent, incremental, and encrypted where a passphrase is given.
 
 A backup is a manifest, `backups/<id>.json`, that names the parts it is made of. A part, `parts/<id>-<kind>`, holds some
-lines of the log with the versions they speak of, some vectors, the erases of a stretch of the log, or what is noted
-beside it (followers, last recalls). As a version never changes, the next backup names the same parts, and adds new ones
-for what the log has gained. So every manifest is whole in itself, and none needs another.
+lines of the log with the versions they speak of, some vectors, the erases of a stretch of the log, what is noted beside
+it (followers, last recalls), or the keys to the memory. As a version never changes, the next backup names the same
+parts, and adds new ones for what the log has gained. So every manifest is whole in itself, and none needs another.
 
 An erase reaches the backups when the next one is made: parts that hold what was erased since are written anew
 without it, in all manifests that name them, and the old ones removed, before the new backup counts. A restore of an
@@ -23,8 +23,11 @@ from typing import Any
 import msgspec
 
 from . import exports
+from .access import Permit
 from .blob import BlobStore, every
-from .errors import Conflict, Damaged, Invalid, NotFound
+from .directory import Directory, Kept
+from .directory import Key as Granted
+from .errors import Conflict, Damaged, Invalid, NotFound, SimonidesError
 from .record import Record, Ref, Scope, began, new_id, now
 from .sealing import Key, key_of, packed, unpacked
 from .store import Change, Embedding, Letter, Store
@@ -48,7 +51,8 @@ from .whole import (
 )
 
 FORMAT = 1
-LOG, VECTORS, ERASED, BESIDE = "log", "vectors", "erased", "beside"
+LOG, VECTORS, ERASED, BESIDE, KEYS = "log", "vectors", "erased", "beside", "keys"
+PAGE = 1000  # keys that are read or written at a time
 PART_FRAMES, PART_BYTES = 50_000, 64 << 20  # what one part holds at most, before it is packed
 MANIFEST_MAX = 64 << 20  # bytes
 ABANDONED = timedelta(days=1)  # after which a part that no manifest names is taken to have no writer any more
@@ -205,17 +209,25 @@ class Made:
 
 
 async def create(
-    store: Store, place: Place, *, vectors: bool = True, full: bool = False, progress: Progress | None = None
+    store: Store,
+    place: Place,
+    *,
+    vectors: bool = True,
+    full: bool = False,
+    keys: Directory | None = None,
+    progress: Progress | None = None,
 ) -> Made:
-    """Make a backup of the store as it is now; writers go on meanwhile. `full` goes on from no backup before."""
+    """Make a backup of the store as it is now; writers go on meanwhile. `full` goes on from no backup before. `keys`
+    are the keys to the memory, all of them, where they are to be in it, too.
+    """
     async with store.snapshot() as frozen:
         base = None if full else await _base(frozen, place)
         work = _Making(frozen, place, base, await frozen.head(), progress)
-        parts = await work.parts(vectors)
+        parts = await work.parts(vectors, keys)
         lines = await erasures(frozen, base.head if base else 0)
         rewritten = await _forget(frozen, place, lines)
         kept = [rewritten.get(part.name, part) for part in base.parts] if base else []
-        kept = [part for part in kept if part.kind != BESIDE and part.frames]
+        kept = [part for part in kept if part.kind not in (BESIDE, KEYS) and part.frames]
         backup = Backup(
             format=FORMAT,
             id=new_id(),
@@ -266,8 +278,9 @@ async def _lineage(store: Store) -> tuple[str, ...]:
 
 
 def _counts(parts: Iterable[Part]) -> dict[str, int]:
-    counts = {"lines": 0, "versions": 0, "embeddings": 0}
+    counts = {"lines": 0, "versions": 0, "embeddings": 0, "keys": 0}
     for part in parts:
+        counts["keys"] += part.held if part.kind == KEYS else 0
         counts["lines"] += part.frames if part.kind == LOG else 0
         counts["versions"] += part.held if part.kind == LOG else 0
         counts["embeddings"] += part.held if part.kind == VECTORS else 0
@@ -289,7 +302,7 @@ class _Making:
     head: int
     progress: Progress | None
 
-    async def parts(self, vectors: bool) -> list[Part]:
+    async def parts(self, vectors: bool, keys: Directory | None = None) -> list[Part]:
         """Write what is new since the base."""
         after = self.base.head if self.base else 0
         lines = await erasures(self.frozen, after)
@@ -303,6 +316,7 @@ class _Making:
                     start = before.get((*scope.realm, model, extent.group), 0)
                     title = msgspec.msgpack.encode((*scope.realm, model))
                     found += await self._written(VECTORS, self._embeddings(scope, model, start), title, extent.group)
+        found += await self._written(KEYS, _all_keys(keys)) if keys else []
         return found + await self._written(BESIDE, self._beside())
 
     async def _extents(self) -> dict[tuple[str, str, str, int], int]:
@@ -346,6 +360,16 @@ class _Making:
         while await source.more():
             found.append(await _put(self.place, kind, source, title, group, self.head))
         return found
+
+
+async def _all_keys(directory: Directory) -> AsyncIterator[_Frame]:
+    after: str | None = None
+    while page := await directory.kept(after=after, limit=PAGE):
+        for key, own in page:
+            said = {each.name: getattr(key, each.name) for each in dataclasses.fields(key)}
+            said |= {"permits": list(key.permits.names), "spaces": key.spaces and sorted(key.spaces), "digest": own}
+            yield _Frame(0, msgspec.msgpack.encode(said), 1)
+        after = page[-1][0].id
 
 
 def _noting(what: str, said: Any) -> _Frame:
@@ -531,6 +555,61 @@ def _embedding(frame: bytes, part: Part) -> tuple[int, str, int, int, bytes, byt
         raise Damaged(f"{part.name} is damaged: {error}") from None
 
 
+# -- prune --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Which backups stay and which go, and the bytes of the parts that none of those that stay needs."""
+
+    kept: tuple[Backup, ...]
+    gone: tuple[Backup, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+def spared(place: Place, *, keep: int | None = None, keep_days: float | None = None) -> Pruned:
+    """Return what pruning would do: of each store the last `keep` backups stay, and those made within `keep_days` days,
+    but always the last. Raise Invalid where neither is named, NotFound where there is no backup.
+    """
+    if keep is None and keep_days is None:
+        raise Invalid("say how many backups to keep, or for how many days")
+    place.get()
+    since, kept, count = now() - timedelta(days=keep_days or 0), set[str](), dict[str, int]()
+    for backup in reversed(place.backups):
+        count[backup.store] = nth = count.get(backup.store, 0) + 1
+        if nth <= max(1, keep or 0) or (keep_days is not None and backup.at >= since):
+            kept.add(backup.id)
+    stay, gone = ([backup for backup in place.backups if (backup.id in kept) is so] for so in (True, False))
+    needed = _parts(stay)
+    return Pruned(tuple(stay), tuple(gone), tuple(p for name, p in _parts(gone).items() if name not in needed))
+
+
+def _parts(backups: Iterable[Backup]) -> dict[str, Part]:
+    return {part.name: part for backup in backups for part in backup.parts}
+
+
+async def prune(place: Place, *, keep: int | None = None, keep_days: float | None = None) -> Pruned:
+    """Remove backups as `spared` says, and the parts that no backup names any more.
+
+    Every manifest is whole in itself, so those that stay lose nothing; and what an earlier one of a store knew to be
+    erased, each later one knows, too. What is left where it is cut off, the next backup removes.
+    """
+    found = spared(place, keep=keep, keep_days=keep_days)
+    for backup in found.gone:
+        await place.blobs.delete(_manifest(backup.id))
+    place.backups = list(found.kept)
+    named = _parts((await look(place.blobs)).backups)  # somebody may have made one meanwhile
+    loose = tuple(part for part in found.parts if part.name not in named)
+    for part in loose:
+        await place.blobs.delete(part.name)
+    await _sweep(place, None)
+    return dataclasses.replace(found, parts=loose)
+
+
 # -- verify -------------------------------------------------------------------------------------------------------
 
 
@@ -545,8 +624,8 @@ class Verified:
 
 async def verify(place: Place, backup: Backup, progress: Progress | None = None) -> Verified:
     """Read every part of a backup: digests, encryption, every record and vector, and whether anything is missing."""
-    complaints, counts, line = list[str](), {"lines": 0, "versions": 0, "embeddings": 0}, 0
-    for kind in (LOG, ERASED, VECTORS, BESIDE):
+    complaints, counts, line = list[str](), {"lines": 0, "versions": 0, "embeddings": 0, "keys": 0}, 0
+    for kind in (LOG, ERASED, VECTORS, BESIDE, KEYS):
         for part in backup.of(kind):
             try:
                 frames, held, first, last = await _read_through(place, part)
@@ -558,7 +637,8 @@ async def verify(place: Place, backup: Backup, progress: Progress | None = None)
             if kind == LOG and (first, last, frames) != (line + 1, part.last, part.last - line):
                 complaints.append(f"{part.name} does not go on from line {line} of the log")
             line = part.last if kind == LOG else line
-            counts["lines" if kind == LOG else "embeddings"] += frames if kind == LOG else 0
+            counts["lines"] += frames if kind == LOG else 0
+            counts["keys"] += held if kind == KEYS else 0
             counts["versions"] += held if kind == LOG else 0
             counts["embeddings"] += held if kind == VECTORS else 0
             if progress:
@@ -585,7 +665,34 @@ async def _read_through(place: Place, part: Part) -> tuple[int, int, int, int]:
             _, _, _, dimension, vectors, _ = _embedding(frame, part)
             halves(vectors, dimension)
             held += 1
+        elif part.kind == KEYS:
+            _key(frame, part)
+            held += 1
     return frames, held, first, last
+
+
+def _key(frame: bytes, part: Part) -> Kept:
+    try:
+        said = msgspec.msgpack.decode(frame, type=_Key)
+        values = {name: getattr(said, name) for name in said.__struct_fields__ if name != "digest"}
+        return Granted(**{**values, "permits": Permit.of(said.permits)}), said.digest
+    except (msgspec.MsgspecError, SimonidesError) as error:
+        raise Damaged(f"{part.name} is damaged: {error}") from None
+
+
+class _Key(msgspec.Struct):
+    id: str
+    name: str
+    tenant: str
+    spaces: frozenset[str] | None
+    user: str | None
+    permits: list[str]
+    rate: int | None
+    made: datetime
+    expires: datetime | None
+    revoked: datetime | None
+    used: datetime | None
+    digest: bytes
 
 
 # -- restore ------------------------------------------------------------------------------------------------------
@@ -666,6 +773,32 @@ async def restore(place: Place, backup: Backup, store: Store, progress: Progress
     await write_letters(store, [letter for letter in noted.letters if letter.change.seq <= backup.head])
     await write_places(store, noted.followers)
     return Restored(backup, lines, versions, embedded, len(left_out))
+
+
+async def restore_keys(place: Place, backup: Backup, directory: Directory) -> int:
+    """Write the keys of a backup into a directory; return how many were not there. What a later backup in the same
+    place knows to be revoked is revoked. Raise NotFound where the backup has no keys.
+    """
+    if not backup.of(KEYS):
+        raise NotFound(f"backup {backup.id} was made without the keys")
+    revoked = dict[str, datetime]()
+    for other in place.akin(backup.store, backup.lineage):
+        if other.id >= backup.id:
+            async for key, _ in _keys(place, other):
+                if key.revoked:
+                    revoked[key.id] = min(key.revoked, revoked.get(key.id, key.revoked))
+    count, waiting = 0, list[Kept]()
+    async for key, own in _keys(place, backup):
+        waiting.append((dataclasses.replace(key, revoked=revoked.get(key.id)), own))
+        if len(waiting) == PAGE:
+            count, waiting = count + await directory.restore(waiting), []
+    return count + await directory.restore(waiting)
+
+
+async def _keys(place: Place, backup: Backup) -> AsyncIterator[Kept]:
+    for part in backup.of(KEYS):
+        async for frame in place.frames(part):
+            yield _key(frame, part)
 
 
 async def _erased(place: Place, backup: Backup) -> tuple[dict[Ref, int], dict[Ref, Change]]:

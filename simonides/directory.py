@@ -15,7 +15,7 @@ import hmac
 import re
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Protocol
@@ -70,6 +70,9 @@ class Key(Grant):
         return "expired" if self.expires is not None and self.expires <= at else None
 
 
+Kept = tuple[Key, bytes]  # a key, and the digest of its secret
+
+
 class Directory(Protocol):
     """All methods may be called at once, from any task; none blocks the event loop.
 
@@ -112,6 +115,17 @@ class Directory(Protocol):
 
     async def note(self, uses: Mapping[str, datetime]) -> None:
         """Note when keys were last used, by their ids. A use never goes back in time; unknown ids are passed over."""
+        ...
+
+    async def kept(self, *, after: str | None = None, limit: int = 1000) -> list[Kept]:
+        """Return the keys of all tenants like `keys`, each with what is kept of its secret: for a copy of them all."""
+        ...
+
+    async def restore(self, kept: Sequence[Kept]) -> int:
+        """Take in keys of a copy, in their order, with the secrets that they have; return how many were not here.
+
+        One that is here stays as it is, but is closed from the earlier of both times at which it was revoked.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -37,6 +37,7 @@ from .follow import (
 from .leases import TAKEN_OVER_S, Leases
 from .record import now
 from .sending import senders
+from .sink import Later, SwitchedOff
 from .store import Batch, Change, Cursor, Store
 
 log = logging.getLogger("simonides.worker")
@@ -253,10 +254,14 @@ class Worker:
                 failures, figures.behind, figures.held = 0, None, len(source.held)
                 if not some:
                     await self._tidy(follower, source)
+            except SwitchedOff as off:
+                figures.behind = str(off)
+                log.warning("%s; it is asked again by the next worker that starts", off)
+                await self._stopping.wait()
             except WAITS as error:
                 failures += 1
                 figures.retries, figures.behind = figures.retries + 1, str(error)
-                pause = self._patience.pause(failures)
+                pause = error.after_s if isinstance(error, Later) else self._patience.pause(failures)
                 log.warning("%s waits %.1f s: %s", follower.name, pause, error)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause)

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import filled_in, open_store
@@ -21,13 +23,15 @@ from hypothesis import strategies as st
 from test_blobs import bucket as bucket
 from test_move import erase, fill
 
-from simonides.backup import Backup, Place, create, enter, look, restore, verify
+from simonides.access import Permit
+from simonides.backup import Backup, Place, create, enter, look, prune, restore, restore_keys, spared, verify
 from simonides.blobs.folder import FolderBlobs
 from simonides.config import blob_url, open_backend
+from simonides.directory import Directory, Grant
 from simonides.errors import Conflict, Damaged, Invalid, NotFound
 from simonides.forgetting import certificates
 from simonides.kinds import Message
-from simonides.record import Record, Scope
+from simonides.record import Record, Scope, now
 from simonides.store import Batch, Cursor, Store
 from simonides.testing.records import ANA, archives, every, said
 from simonides.testing.stores import rule, told
@@ -93,7 +97,7 @@ async def test_what_is_restored_is_what_there_was(
 ) -> None:
     await fill(store)
     made = await create(store, await place(tmp_path, passphrase))
-    assert made.backup.counts == {"lines": 15, "versions": 10, "embeddings": 3, "records": 8}
+    assert made.backup.counts == {"lines": 15, "versions": 10, "embeddings": 3, "keys": 0, "records": 8}
     for url in ("memory:", f"sqlite:///{tmp_path}/new.db", schemas.url()):
         copy = await restored(tmp_path, passphrase=passphrase, url=url)
         assert await summed(copy) == await summed(store)
@@ -522,6 +526,141 @@ async def test_backups_in_s3(bucket: str) -> None:
     assert await summed(copy) == await summed(store)
 
 
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+async def test_keys_come_along_where_they_are_asked_for(passphrase: str | None, tmp_path: Path) -> None:
+    store, keys = open_store("memory:"), directory()
+    await put(store, said("one"))
+    grant = Grant(name="laptop", tenant="acme", spaces=frozenset({"b", "a"}), user="ana", permits=Permit.READ)
+    made = [await keys.make(each) for each in (grant, Grant(name="old", tenant="acme"))]
+    without = (await create(store, await place(tmp_path, passphrase))).backup
+    inside = await place(tmp_path, passphrase)
+    first = (await create(store, inside, keys=keys)).backup
+    assert (without.counts["keys"], first.counts["keys"], first.base) == (0, 2, without.id)
+    assert (await verify(inside, first)).counts["keys"] == 2 and not (await verify(inside, first)).complaints
+    copy = directory()
+    assert await restore_keys(inside, first, copy) == 2 and await restore_keys(inside, first, copy) == 0
+    assert await copy.kept() == await keys.kept()
+    for key, secret in made:
+        assert await copy.find(secret) == key
+        for file in (tmp_path / "backups").rglob("*-keys"):
+            assert secret.encode() not in file.read_bytes()
+    with pytest.raises(NotFound, match="without the keys"):
+        await restore_keys(inside, without, directory())
+    await keys.revoke(made[1][0].id, MAY)
+    later = (await create(store, inside, keys=keys)).backup
+    assert [part.name for part in later.of("keys")] != [part.name for part in first.of("keys")]
+    again = directory()
+    await restore_keys(inside, first, again)
+    assert (await again.get(made[1][0].id)).revoked == MAY, "a later backup knows"
+    assert not (await create(store, inside)).backup.of("keys"), "keys are in those alone that were asked to have them"
+    _flip(tmp_path / "backups" / later.of("keys")[0].name)
+    assert (await verify(inside, later)).complaints
+    await store.close()
+
+
+def directory() -> Directory:
+    made: Directory = open_backend("directories", "memory:")
+    return made
+
+
+# -- pruning ---------------------------------------------------------------------------------------------------------
+
+
+async def chain(store: Store, tmp_path: Path, count: int) -> list[Backup]:
+    """Return so many backups, each made after one more record."""
+    made = list[Backup]()
+    for number in range(count):
+        await put(store, said(f"record {number}"))
+        was = await store.cursor("vectors/small")
+        await store.commit(Batch(), cursor=Cursor("vectors/small", was, await store.head()))
+        made.append((await create(store, await place(tmp_path))).backup)
+    return made
+
+
+def loose(tmp_path: Path, backups: Sequence[Backup]) -> set[str]:
+    """Return the names of the parts that are there and in none of these backups, and the other way round."""
+    there = {f"parts/{file.name}" for file in (tmp_path / "backups" / "parts").iterdir()}
+    return there ^ {part.name for each in backups for part in each.parts}
+
+
+async def test_what_is_kept_needs_nothing_of_what_goes(store: Store, tmp_path: Path) -> None:
+    made = await chain(store, tmp_path, 4)
+    dry = spared(await place(tmp_path), keep=2)
+    assert (list(dry.kept), list(dry.gone)) == (made[2:], made[:2])
+    assert not loose(tmp_path, made), "so far nothing is removed"
+    gone = await prune(await place(tmp_path), keep=2)
+    assert gone == dry and gone.size == sum(part.size for each in made[:2] for part in each.of("beside")) > 0
+    inside = await place(tmp_path)
+    assert inside.backups == made[2:] and not loose(tmp_path, made[2:])
+    for each, count in zip(inside.backups, (3, 4), strict=True):
+        assert not (await verify(inside, each)).complaints
+        assert len(await found_texts(await restored(tmp_path, each.id), every(ANA))) == count
+    again = (await create(store, await place(tmp_path))).backup
+    assert again.base == made[3].id and not (await prune(await place(tmp_path), keep=9)).gone
+
+
+async def test_days_and_numbers_each_keep_theirs_and_the_last_always_stays(store: Store, tmp_path: Path) -> None:
+    made = await chain(store, tmp_path, 3)
+    other = open_store("memory:")
+    await put(other, said("another memory"))
+    mine = (await create(other, await place(tmp_path))).backup
+    await other.close()
+    inside = await place(tmp_path)
+    aged = [dataclasses.replace(each, at=now() - timedelta(days=9 - 3 * n)) for n, each in enumerate(made)]
+    inside.backups[:] = [*aged, mine]
+
+    def kept(**how: Any) -> list[int]:
+        ids = [each.id for each in spared(inside, **how).kept]
+        return [number for number, each in enumerate([*made, mine]) if each.id in ids]
+
+    assert kept(keep=1) == kept(keep_days=0) == kept(keep_days=1) == [2, 3], "the last of each memory"
+    assert kept(keep_days=7) == kept(keep=2) == [1, 2, 3]
+    assert kept(keep=2, keep_days=30) == [0, 1, 2, 3]
+    with pytest.raises(Invalid):
+        spared(inside)
+    with pytest.raises(NotFound):
+        spared(Place(blobs(tmp_path / "nowhere"), None), keep=1)
+
+
+async def test_what_was_erased_stays_erased_when_the_backup_that_knew_it_first_is_gone(tmp_path: Path) -> None:
+    store, secret = open_store("memory:"), said(SECRET)
+    await put(store, secret, said("before"))
+    old = (await create(store, await place(tmp_path))).backup
+    copy = await restored(tmp_path)
+    await erase(copy, secret)
+    knew, *_, last = await chain(copy, tmp_path, 3)
+    gone = await prune(await place(tmp_path), keep=1)
+    assert knew in gone.gone and [each.id for each in gone.kept] == [old.id, last.id]
+    assert await found_texts(await restored(tmp_path, old.id), every(ANA)) == ["before"]
+
+
+async def test_a_pruning_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store("memory:")
+    made = await chain(store, tmp_path, 3)
+    inside, deleted = await place(tmp_path), 0
+    delete = inside.blobs.delete
+
+    async def once(name: str) -> bool:
+        nonlocal deleted
+        deleted += 1
+        if deleted > 2:
+            raise OSError("cut off")
+        return await delete(name)
+
+    monkeypatch.setattr(inside.blobs, "delete", once)
+    with pytest.raises(OSError, match="cut off"):
+        await prune(inside, keep=1)
+    assert (await place(tmp_path)).backups == made[2:]
+    assert not (await verify(await place(tmp_path), made[2])).complaints
+    assert loose(tmp_path, made[2:]), "the manifests go first"
+    last = await chain(store, tmp_path, 1)
+    assert not loose(tmp_path, [made[2], *last])
+    await store.close()
+
+
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -567,8 +706,55 @@ def test_the_commands_of_a_backup(memory: Path) -> None:
     assert "not empty" in run("backup", "restore", "bk", "--into", "a.db", *given, status=4)
     _flip(next((memory / "bk" / "parts").glob("*-log")))
     assert "digest" in run("backup", "verify", "bk", *given, status=6)
-    assert run("backup", "list", "nowhere", status=1)
+    assert "no backup here" in run("backup", "list", "nowhere", status=1)
     assert "no memory" in run("backup", "create", "bk", "--store", "none.db", status=3)
+
+
+def test_keys_are_backed_up_and_restored(memory: Path) -> None:
+    assert "no keys at" in run("backup", "create", "bk", "--store", "a.db", "--with-keys", status=3)
+    assert not (memory / "a.db-keys").exists()
+    run("keys", "create", "laptop", "--store", "a.db")
+    assert "2 versions, 1 key, " in run("backup", "create", "bk", "--store", "a.db", "--with-keys")
+    assert "key" not in run("backup", "restore", "bk", "--into", "b.db")
+    assert not (memory / "b.db-keys").exists()
+    restored_too = run("backup", "restore", "bk", "--into", "c.db", "--with-keys")
+    assert "2 versions restored" in restored_too and "1 key restored into" in restored_too
+    assert "laptop" in run("keys", "list", "--store", "c.db")
+    run("backup", "create", "bk", "--store", "a.db")
+    assert "without the keys" in run("backup", "restore", "bk", "--into", "d.db", "--with-keys", status=3)
+
+
+def test_backups_are_pruned(memory: Path) -> None:
+    for number in range(3):
+        run("remember", f"number {number}", "--store", "a.db")
+        run("backup", "create", "bk", "--store", "a.db")
+    said_so = run("backup", "prune", "bk", "--keep", "1", "--dry-run")
+    assert "2 backups would be removed, 1 stays" in said_so and "would be freed" in said_so
+    assert len(json.loads(run("backup", "list", "bk", "--json"))) == 3
+    assert "nothing to remove, 3 stay" in run("backup", "prune", "bk", "--keep", "1", "--keep-days", "1")
+    told = json.loads(run("backup", "prune", "bk", "--keep", "2", "--json"))
+    assert (len(told["kept"]), len(told["removed"]), told["dry_run"]) == (2, 1, False)
+    assert "1 backup removed, 1 stays" in run("backup", "prune", "bk", "--keep", "1")
+    assert "is whole" in run("backup", "verify", "bk")
+    assert "how many" in run("backup", "prune", "bk", status=2)
+
+
+def test_where_there_is_nothing_that_is_said(memory: Path) -> None:
+    (memory / "empty").mkdir()
+    for where in ("empty", "nowhere"):
+        assert "no backup here" in run("backup", "list", where, status=1)
+        assert run("backup", "list", where, "--json", status=1).strip() == "[]"
+        for what in (["verify"], ["restore", "--into", "b.db"], ["prune", "--keep", "1"]):
+            assert "no backup here" in run("backup", what[0], where, *what[1:], status=3)
+        assert not (memory / "b.db").exists() and not (memory / "nowhere").exists()
+    for name in ("one", "two"):
+        open_store(f"sqlite:///{memory}/{name}.db")
+    for how in (["--verify"], []):
+        assert "both are empty" in run("move", "one.db", "two.db", *how, status=1)
+        done = json.loads(run("move", "one.db", "two.db", *how, "--json", status=1))
+        assert (done["empty"], done["equal"]) == (True, True)
+    assert "differ" in run("move", "a.db", "two.db", "--verify", status=1)
+    assert json.loads(run("move", "a.db", "two.db", "--json"))["empty"] is False
 
 
 def test_the_command_that_moves(memory: Path) -> None:

@@ -32,7 +32,9 @@ def test_every_script_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", ["exchange", "fit_tokens", "fit_weights", "quality", "serve", "speed"])
+@pytest.mark.parametrize(
+    "script", ["exchange", "fit_tokens", "fit_weights", "quality", "scale_workers", "serve", "speed"]
+)
 def test_a_script_says_what_it_does(script: str) -> None:
     done = python(str(BENCH / f"{script}.py"), "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

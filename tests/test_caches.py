@@ -193,7 +193,7 @@ async def test_tokens_grow_where_redis_lost_everything(engines: Machine) -> None
         "redis://user:secret@host/0?timeout_ms=fast",
         "redis://user:secret@host/0?prefix=a%20b",
         "redis://user:secret@host/0?ssl_cert_reqs=none",
-        "redis://user:secret@host/0?ca=/tmp/ca.pem",
+        "redis://user:secret@host/0?ca=/etc/made-up/ca.pem",
         "process:?mb=0",
         "process:?mb=big",
         "process:?gb=1",

@@ -62,9 +62,11 @@ class Cluster:
         return json.loads(ran.stdout)
 
 
-@pytest.fixture(params=[("", 5_000), ("redis", 1_000)], ids=["the store's log", "Redis Streams"])
+@pytest.fixture(
+    params=[("", 5_000), ("valkey", 1_000), ("kafka", 1_000)], ids=["the store's log", "Redis Streams", "Kafka"]
+)
 def cluster(request: pytest.FixtureRequest, home: Path, postgres: Postgres, valkey: Valkey) -> Iterator[Cluster]:
-    feed, messages = request.param
+    broker, messages = request.param
     name = f"cluster_{secrets.token_hex(4)}"
     with psycopg.connect(postgres.url(), autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS")
@@ -75,7 +77,7 @@ def cluster(request: pytest.FixtureRequest, home: Path, postgres: Postgres, valk
     environment = {
         "SIMONIDES_URL": url,
         "SIMONIDES_CACHE": valkey.url,
-        "SIMONIDES_FEED": valkey.url if feed else "",
+        "SIMONIDES_FEED": request.getfixturevalue(broker).url if broker else "",
         "SIMONIDES_EMBEDDER": "hashing:",
         "SIMONIDES_WORK": "elsewhere",
     }

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from functools import partial
@@ -383,6 +384,18 @@ async def test_the_event_loop_goes_on_while_the_model_runs() -> None:
     await embedder.embed(["warm"])
     assert await turns_of_the_loop_while(embedder.embed(["many words " * 500])) > 20  # one run, and two hand-overs
     await embedder.close()
+
+
+def test_what_is_done_for_a_text_keeps_no_other_processor_busy() -> None:
+    rows = np.random.default_rng(1).random((510, 384), np.float32)
+    local._projected(rows)
+    time.sleep(0.2)
+    own, everybodys = time.thread_time(), time.process_time()
+    for _ in range(20):
+        local._projected(rows)
+        time.sleep(0.03)  # threads that were woken would spin meanwhile
+    own, everybodys = time.thread_time() - own, time.process_time() - everybodys
+    assert everybodys < own + 0.1
 
 
 async def test_a_text_erased_while_it_is_embedded_does_not_stay_in_the_cache() -> None:

@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,12 +146,15 @@ async def test_a_slow_network_slows(between: Network, url: str, home: Path) -> N
         await writer.check()
 
 
-async def test_connections_that_are_cut_are_made_anew(between: Network, url: str, home: Path) -> None:
+@pytest.mark.parametrize(("what", "times"), [(Network.cut, 10), (Network.half_close, 5)])
+async def test_connections_that_are_cut_or_half_closed_are_made_anew(
+    between: Network, url: str, home: Path, what: Callable[[Network], None], times: int
+) -> None:
     async with AsyncMemory(url) as memory:
         async with Writer(memory) as writer:
-            for _ in range(10):
+            for _ in range(times):
                 await writer.some(20)
-                between.cut()
+                what(between)
         assert all(isinstance(error, Unavailable) for error in writer.refused)
         await writer.check()
 
@@ -165,14 +168,4 @@ async def test_a_server_that_cannot_be_reached_for_a_while(between: Network, url
             await asyncio.sleep(2)
             between.down = False
             await writer.some(20)
-        await writer.check()
-
-
-async def test_a_half_closed_connection_is_given_up(between: Network, url: str, home: Path) -> None:
-    async with AsyncMemory(url) as memory:
-        async with Writer(memory) as writer:
-            for _ in range(5):
-                await writer.some(20)
-                between.half_close()
-        assert all(isinstance(error, Unavailable) for error in writer.refused)
         await writer.check()

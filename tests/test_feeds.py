@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from engines import Kafka, Machine, Valkey
+from engines import Kafka, Machine, Server, Valkey
 
 from simonides.config import open_backend
 from simonides.errors import Damaged, Invalid
@@ -161,15 +161,7 @@ async def test_kafka_a_killed_workers_work_goes_to_the_others(kafka: Kafka, tmp_
 async def test_redis_gone_and_back_and_emptied(engines: Machine, store: Store) -> None:
     server = engines.valkey()
     work = Work(store, source(f"{server.url}?ttl=2", store))
-    await work.begin()
-    await write(store, 100)
-    await followed_all(store, work)
-    server.kill()
-    await write(store, 100)
-    await followed_all(store, work)  # off the store
-    server.start()
-    await write(store, 100)
-    await followed_all(store, work)
+    await gone_and_back(server, store, work)
     redis.Redis.from_url(server.url).flushall()
     await write(store, 100)
     await followed_all(store, work)
@@ -177,6 +169,15 @@ async def test_redis_gone_and_back_and_emptied(engines: Machine, store: Store) -
     await work.end()
     assert each_once_in_order(work)
     server.stop()
+
+
+async def gone_and_back(server: Server, store: Store, work: Work) -> None:
+    """Work begins; then the broker is gone, and what is written is read off the store; then the broker is back."""
+    await work.begin()
+    for happens in (lambda: None, server.kill, server.start):
+        happens()
+        await write(store, 100)
+        await followed_all(store, work)
 
 
 async def delivered(store: Store, work: Work) -> bool:
@@ -191,15 +192,7 @@ async def delivered(store: Store, work: Work) -> bool:
 async def test_a_kafka_that_forgets_everything_misses_nothing(engines: Machine, store: Store) -> None:
     server = engines.kafka()
     work = Work(store, source(server.url, store))
-    await work.begin()
-    await write(store, 100)
-    await followed_all(store, work)
-    server.kill()
-    await write(store, 100)
-    await followed_all(store, work)  # off the store
-    server.start()
-    await write(store, 100)
-    await followed_all(store, work)
+    await gone_and_back(server, store, work)
     await until(lambda: delivered(store, work), 60)
     await work.end()
     assert each_once_in_order(work)

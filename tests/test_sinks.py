@@ -41,12 +41,13 @@ from starlette.routing import Route
 from simonides import AsyncMemory, worker
 from simonides.config import Settings, open_backend, settings
 from simonides.errors import Invalid, Unavailable
+from simonides.follow import Patience
 from simonides.record import now
 from simonides.sending import WAIT_MAX_S, event, pause_s
 from simonides.sink import Event, Later, Sink, SwitchedOff
 from simonides.sinks import webhook
 from simonides.sinks.webhook import wait_of
-from simonides.store import Batch, Change
+from simonides.store import Batch, Change, Store
 from simonides.stores.memory import MemoryStore
 from simonides.testing.follow import ANA, BO, Ear, Heard, SinkSuite, in_order, numbers, sending, told, until
 from simonides.testing.records import said
@@ -351,6 +352,9 @@ async def test_it_is_told_how_long_to_wait(receiver: Receiver) -> None:
     later = wait_of(format_datetime(now() + timedelta(seconds=30), usegmt=True))
     assert later is not None and 25 < later <= 30
     assert wait_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert wait_of("9" * 400) == wait_of("Fri, 31 Dec 9999 23:59:59 -1200") == 3600.0
+    nowhere = wait_of(format_datetime(now() + timedelta(seconds=30)).replace("+0000", "-0000"))
+    assert nowhere is not None and 25 < nowhere <= 30
     assert wait_of(None) is wait_of("") is wait_of("soon") is wait_of("-3") is None
     receiver.says = [Response(status_code=429, headers={"retry-after": "12"}), Response(status_code=410)]
     made = sink(receiver.url())
@@ -633,3 +637,38 @@ async def test_workers_send_where_the_work_is_done_elsewhere(
         await opened.close()
     assert sorted(numbers(found)) == list(range(1, 61))
     assert in_order(found)
+
+
+@contextlib.asynccontextmanager
+async def working(store: Path, receiver: Receiver) -> AsyncIterator[Store]:
+    """Yield a store whose changes a worker sends to the receiver."""
+    told_to = Settings(store=f"sqlite:///{store}", embedder="none", work="elsewhere", sinks=(receiver.url(),))
+    impatient = Patience(first_s=0.01, most_s=0.01)
+    async with worker.opened(told_to, followers=("sinks",), patience=impatient) as made:
+        running, opened = asyncio.create_task(made.run()), open_backend("stores", told_to.store)
+        yield opened
+        made.stop()
+        await running
+        await opened.close()
+
+
+@pytest.mark.parametrize("dated", [False, True], ids=["seconds", "a date"])
+async def test_a_worker_sends_again_when_it_was_told_to(receiver: Receiver, home: Path, dated: bool) -> None:
+    async with working(home / "m.db", receiver) as store:
+        when = format_datetime(now() + timedelta(seconds=3), usegmt=True) if dated else "2"
+        receiver.says = [Response(status_code=429, headers={"retry-after": when})]
+        begun = time.monotonic()
+        await store.commit(Batch(put=(said("one"),)))
+        assert numbers(await told(receiver, 1)) == [1]
+    assert time.monotonic() - begun > 1.5 and len(receiver.sent) == 2
+
+
+async def test_a_worker_asks_nobody_again_who_wants_no_more(receiver: Receiver, home: Path) -> None:
+    async with working(home / "m.db", receiver) as store:
+        receiver.says = [Response(status_code=410)]
+        await store.commit(Batch(put=(said("one"),)))
+        await until(lambda: _so(bool(receiver.sent)))
+        await asyncio.sleep(0.5)
+        assert len(receiver.sent) == 1
+    async with working(home / "m.db", receiver):
+        assert numbers(await told(receiver, 1)) == [1]

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from simonides.testing.records import ANA, every, said
 from simonides.testing.stores.steps import SPRING
 from simonides.worker import StoreSource, Worker
 
+FAULTS_S = float(os.environ.get("FAULTS_SECONDS", "8"))  # for which workers are killed; `make test-faults`: 120
+BETWEEN_S = (0.5, 2.5)  # from one kill to the next
 QUICK = Patience(tries=3, first_s=0.001, most_s=0.01)
 USERS = [f"user {n}" for n in range(40)]
 
@@ -561,13 +564,14 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "worker", *flags], stderr=subprocess.PIPE, text=True, env={**os.environ}
         )
+        self._ready = False
 
     def ready(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if "ready" in line:
-                return
-        raise AssertionError("it ended before it was ready")
+        while not self._ready:
+            line = self.process.stderr.readline()
+            assert line, "it ended before it was ready"
+            self._ready = "ready" in line
 
     def kill(self) -> None:
         self.process.kill()
@@ -593,18 +597,23 @@ async def test_processes_killed_at_random_lose_nothing_and_a_wrong_clock_does_no
     url, rng, vectors = filled_in(kind, request), random.Random(3), Vectors(hashing.open("hashing:"))
     store = open_store(url)
     await store.commit(Batch(put=records(10, "before")))
-    crew = [Process(url), Process(url, clock_h=1), Process(url, clock_h=-1)]
+    crew, killed = [Process(url), Process(url, clock_h=1), Process(url, clock_h=-1)], 0
     try:
         for each in crew:
             await asyncio.to_thread(each.ready)
-        for n in range(60):
+        end = time.monotonic() + FAULTS_S
+        doomed = time.monotonic() + 1
+        for n in itertools.count():
             await store.commit(Batch(put=records(rng.randint(1, 60), f"round {n}")))
             await asyncio.sleep(0.1)
-            if n % 12 == 8:
+            if time.monotonic() > end and killed >= 3:
+                break
+            if time.monotonic() > doomed:
                 victim = rng.randrange(len(crew))
                 crew[victim].kill()
-                crew[victim] = Process(url, clock_h=rng.choice((0, 1, -1)))
-        await until(lambda: caught_up(store, vectors), 30)
+                crew[victim], killed = Process(url, clock_h=rng.choice((0, 1, -1))), killed + 1
+                doomed = time.monotonic() + rng.uniform(*BETWEEN_S)
+        await until(lambda: caught_up(store, vectors), 60)
         everything = sorted(record.id for record in await store.find(every(Scope(tenant="acme"), shared=False)))
         assert await embedded(store, vectors) == everything
         assert (await store.check()).complaints == ()
@@ -612,6 +621,7 @@ async def test_processes_killed_at_random_lose_nothing_and_a_wrong_clock_does_no
             await asyncio.to_thread(each.ready)
             assert "stopped" in each.stop()
         assert await store.cursors("lease/") == {}
+        print(f"{kind.partition(':')[0]}: {killed} workers killed in {FAULTS_S:g} s, {len(everything)} records written")
     finally:
         for each in crew:
             each.process.kill()

@@ -13,7 +13,7 @@ import click
 
 from .. import shown, terminal
 from ..asked import UPKEEP, Asked, Command, command, common, format_examples, take_common
-from ..config import blob_url, open_backend, store_url
+from ..config import blob_url, keys_url, open_backend, serving, store_url
 from ..errors import Invalid, NotFound, Unavailable
 from ..serving import hide
 from .remember import remark
@@ -21,6 +21,7 @@ from .remember import remark
 if TYPE_CHECKING:
     from ..backup import Ask, Backup
     from ..blob import BlobStore
+    from ..directory import Directory
     from ..store import Store
     from ..whole import Progress, Sums
 
@@ -45,7 +46,7 @@ class Backups(click.Group):
 
 @click.group(cls=Backups, params=common(hidden=True))
 def backup() -> None:
-    """Make, list, verify and restore backups, in a folder or in S3.
+    """Make, list, verify, restore and prune backups, in a folder or in S3.
 
     A backup holds everything that is remembered, of all tenants, with its history. Each one adds what is new since the
     one before. Encrypted ones take a passphrase: from SIMONIDES_BACKUP_PASSPHRASE, from the file that
@@ -76,6 +77,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--encrypt", is_flag=True, help="Ask for a passphrase to encrypt with, if none is given otherwise.")
 @click.option("--without-vectors", is_flag=True, help="Leave out the vectors: they can be made again, at a cost.")
 @click.option("--full", is_flag=True, help="Write everything anew, and go on from no backup before.")
+@click.option("--with-keys", is_flag=True, help="Take the keys to the server along: what is kept of their secrets.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and write nothing.")
 @_passphrase
 @click.pass_obj
@@ -85,6 +87,7 @@ def create(
     encrypt: bool,
     without_vectors: bool,
     full: bool,
+    with_keys: bool,
     dry_run: bool,
     passphrase_file: Path | None,
 ) -> None:
@@ -96,14 +99,19 @@ def create(
 
     url = store_url(asked.settings.store_url)
     _is_there(url)
+    directory = keys_url(url, serving().directory) if with_keys else ""
+    if not _there(directory):
+        raise NotFound(f"there are no keys at {hide(directory)}: leave --with-keys out")
 
     async def work(progress: Progress) -> Mapping[str, Any]:
-        async with _blobs(place) as blobs, _store(url) as store:
+        async with _blobs(place) as blobs, _store(url) as store, _keys(directory) as keys:
             inside = await backups.enter(blobs, _ask(passphrase_file, encrypt))
             if dry_run:
                 base, lines, erases = await backups.planned(store, inside, full=full)
                 return {"base": base and base.id, "lines": lines, "erased": erases}
-            made = await backups.create(store, inside, vectors=not without_vectors, full=full, progress=progress)
+            made = await backups.create(
+                store, inside, vectors=not without_vectors, full=full, keys=keys, progress=progress
+            )
             return {**_as_json(made.backup), "rewritten": made.rewritten}
 
     with terminal.counting("Backing up", asked.quiet) as progress:
@@ -115,7 +123,9 @@ def create(
         lines = shown.count(made["lines"], "line")
         terminal.say(f"would write {base}: {lines} of the log; records erased since: {made['erased']}")
     else:
-        terminal.say(f"backup {made['id']}: {shown.count(made['versions'], 'version')}, {_size(made['added'])} added")
+        keys = f"{shown.count(made['keys'], 'key')}, " if with_keys else ""
+        held = f"{shown.count(made['versions'], 'version')}, {keys}{_size(made['added'])} added"
+        terminal.say(f"backup {made['id']}: {held}")
         if made["rewritten"]:
             remark(asked, f"{shown.count(made['rewritten'], 'earlier part')} written anew without what was erased")
 
@@ -189,11 +199,18 @@ def verify(asked: Asked, place: str, id: str | None, passphrase_file: Path | Non
 @click.argument("place")
 @click.option("--into", metavar="URL|PATH", help="The store to write to, which must be empty; default: --store.")
 @_which
+@click.option("--with-keys", is_flag=True, help="Write the keys that are in it, too, to where those of the store are.")
 @click.option("--dry-run", is_flag=True, help="Read and check the backup, and write nothing.")
 @_passphrase
 @click.pass_obj
 def restore(
-    asked: Asked, place: str, into: str | None, id: str | None, dry_run: bool, passphrase_file: Path | None
+    asked: Asked,
+    place: str,
+    into: str | None,
+    id: str | None,
+    with_keys: bool,
+    dry_run: bool,
+    passphrase_file: Path | None,
 ) -> int:
     """Write a backup into an empty store, of whatever kind: ids, versions, clocks, the log and vectors as they were.
 
@@ -202,15 +219,22 @@ def restore(
     from .. import backup as backups
 
     url = store_url(into or asked.settings.store_url)
+    directory, opened = keys_url(url, serving().directory) if with_keys else "", 0
 
     async def work(progress: Progress) -> backups.Restored | backups.Verified:
+        nonlocal opened
         async with _blobs(place) as blobs:
             inside = await backups.enter(blobs, _ask(passphrase_file))
             chosen = inside.get(id)
             if dry_run:
                 return await backups.verify(inside, chosen, progress)
+            if with_keys and not chosen.of(backups.KEYS):
+                raise NotFound(f"backup {chosen.id} was made without the keys: leave --with-keys out")
             async with _store(url) as store:
-                return await backups.restore(inside, chosen, store, progress)
+                done = await backups.restore(inside, chosen, store, progress)
+            async with _keys(directory) as keys:
+                opened = await backups.restore_keys(inside, chosen, keys) if keys else 0
+            return done
 
     with terminal.counting("Restoring", asked.quiet) as progress:
         done = asyncio.run(work(progress))
@@ -223,13 +247,56 @@ def restore(
             terminal.say(f"would restore {shown.count(done.counts['versions'], 'version')} into {hide(url)}")
         return DAMAGED if done.complaints else 0
     told = {"lines": done.lines, "versions": done.versions, "embeddings": done.embeddings, "left_out": done.erased}
+    told |= {"keys": opened}
     if asked.json:
         terminal.say_json({"backup": done.backup.id, "into": hide(url), **told})
     else:
         terminal.say(f"{shown.count(done.versions, 'version')} restored into {terminal.safe(hide(url))}")
+        if with_keys:
+            terminal.say(f"{shown.count(opened, 'key')} restored into {terminal.safe(hide(directory))}")
         if done.erased:
             remark(asked, f"{shown.count(done.erased, 'record')} left out, as erased since the backup was made")
     return 0
+
+
+@backup.command(
+    "prune",
+    example="simonides backup prune /mnt/backup --keep 7 --dry-run\n"
+    "simonides backup prune s3://bucket/memory --keep 7 --keep-days 30",
+)
+@click.argument("place")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="The last N backups of each memory stay.")
+@click.option("--keep-days", type=click.FloatRange(0), metavar="N", help="Those made in the last N days stay.")
+@click.option("--dry-run", is_flag=True, help="Say which would go, and remove nothing.")
+@_passphrase
+@click.pass_obj
+def prune(
+    asked: Asked, place: str, keep: int | None, keep_days: float | None, dry_run: bool, passphrase_file: Path | None
+) -> None:
+    """Remove older backups in PLACE: those that neither --keep nor --keep-days spares.
+
+    The last backup of each memory always stays, and so does everything that one which stays is made of.
+    """
+    from .. import backup as backups
+
+    async def work() -> backups.Pruned:
+        async with _blobs(place) as blobs:
+            inside = await backups.enter(blobs, _ask(passphrase_file))
+            if dry_run:
+                return backups.spared(inside, keep=keep, keep_days=keep_days)
+            return await backups.prune(inside, keep=keep, keep_days=keep_days)
+
+    found = asyncio.run(work())
+    if asked.json:
+        ids = {"kept": [each.id for each in found.kept], "removed": [each.id for each in found.gone]}
+        terminal.say_json({**ids, "freed": found.size, "dry_run": dry_run})
+        return
+    would = "would be removed" if dry_run else "removed"
+    for each in found.gone:
+        terminal.say(f"{shown.short(each.id)} of {shown.when(each.at, asked.zone)} {would}")
+    freed = f"; {_size(found.size)} {'would be ' if dry_run else ''}freed" if found.gone else ""
+    what = f"{shown.count(len(found.gone), 'backup')} {would}" if found.gone else "nothing to remove"
+    terminal.say(f"{what}, {len(found.kept)} {'stay' if len(found.kept) > 1 else 'stays'}{freed}")
 
 
 @command(
@@ -247,7 +314,7 @@ def move(asked: Asked, source: str, target: str, dry_run: bool, verify: bool) ->
 
     Everything goes along: all tenants, every version, both clocks, the log, erases, vectors, recalls. TO must be empty,
     or be what an earlier move from FROM has begun: then it goes on, and catches up. Nothing is removed from FROM. The
-    exit status is 1 where the two differ.
+    exit status is 1 where the two differ, or both are empty.
     """
     from .. import move as moves
 
@@ -276,7 +343,7 @@ def move(asked: Asked, source: str, target: str, dry_run: bool, verify: bool) ->
         terminal.say(f"would copy {shown.count(done['lines'], 'line')} of the log; {done['there']:,} are there already")
     else:
         _tell(asked, done)
-    return 0 if dry_run or done["equal"] else DIFFERENT
+    return 0 if dry_run or (done["equal"] and not done["empty"]) else DIFFERENT
 
 
 def _compared(one: Sums, other: Sums) -> dict[str, Any]:
@@ -285,6 +352,7 @@ def _compared(one: Sums, other: Sums) -> dict[str, Any]:
     sides = {"from": one, "to": other}
     return {
         "equal": one == other,
+        "empty": not one.head and not other.head,
         "differing": [f"{scope.tenant}/{scope.space}" for scope in differing((one, other))],
         **{
             name: {
@@ -309,7 +377,9 @@ def _tell(asked: Asked, done: Mapping[str, Any]) -> None:
                 name, terminal.line(realm["tenant"]), terminal.line(realm["space"]), *counts, realm["checksum"]
             )
     terminal.show(made)
-    if done["equal"]:
+    if done["empty"]:
+        terminal.say("both are empty: there was nothing to copy or to compare. Are these the stores that you mean?")
+    elif done["equal"]:
         terminal.say(f"both are equal: {done['from']['checksum']}")
     else:
         terminal.say(f"they differ: {', '.join(map(terminal.line, done['differing'])) or 'in the places of followers'}")
@@ -337,6 +407,17 @@ async def _store(url: str) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def _keys(url: str) -> AsyncIterator[Directory | None]:
+    """Yield the directory of that URL; None where it is empty."""
+    opened: Directory | None = await asyncio.to_thread(open_backend, "directories", url) if url else None
+    try:
+        yield opened
+    finally:
+        if opened:
+            await opened.close()
 
 
 @asynccontextmanager

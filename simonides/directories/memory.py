@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-from ..directory import Grant, Key, digest, id_in, issue, opens
+from ..directory import Grant, Kept, Key, digest, id_in, issue, opens
 from ..errors import Invalid, NotFound
 from ..record import now
 
@@ -58,6 +58,17 @@ class MemoryDirectory:
     def _change(self, id: str, **changes: datetime) -> None:
         key, kept = self._kept[id]
         self._kept[id] = dataclasses.replace(key, **changes), kept  # type: ignore[arg-type]
+
+    async def kept(self, *, after: str | None = None, limit: int = 1000) -> list[Kept]:
+        return [self._kept[key.id] for key in await self.keys(after=after, limit=limit)]
+
+    async def restore(self, kept: Sequence[Kept]) -> int:
+        new = [(key, own) for key, own in kept if key.id not in self._kept]
+        for key, _ in kept:
+            if key.id in self._kept and key.revoked:
+                await self.revoke(key.id, key.revoked)
+        self._kept |= {key.id: (key, own) for key, own in new}
+        return len(new)
 
     async def close(self) -> None:
         self._kept.clear()

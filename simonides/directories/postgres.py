@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from ..access import Permit
-from ..directory import Grant, Key, digest, id_in, issue, opens
+from ..directory import Grant, Kept, Key, digest, id_in, issue, opens
 from ..errors import Damaged, Invalid, NotFound
 from ..postgresql import Connection, Pool, make_schema, parsed
 from ..record import now
@@ -97,6 +97,39 @@ class PostgresDirectory:
 
         if known:
             await self._pool.run(work)
+
+    async def kept(self, *, after: str | None = None, limit: int = 1000) -> list[Kept]:
+        if after is not None and not await self._read("WHERE id = %s", _text(after)):
+            raise Invalid(f"no key {after!r} to go on after")
+        sql = (
+            f"SELECT digest, {COLUMNS} FROM keys WHERE seq > coalesce((SELECT seq FROM keys WHERE id = %s), 0) "
+            "ORDER BY seq LIMIT %s"
+        )
+
+        async def work(db: Connection) -> list[Kept]:
+            rows = await (await db.execute(sql.encode(), [after, limit])).fetchall()
+            return [(_key(row[1:]), bytes(row[0])) for row in rows]
+
+        return await self._pool.run(work)
+
+    async def restore(self, kept: Sequence[Kept]) -> int:
+        rows = [(*_row(key), own) for key, own in kept]
+        marks = ", ".join(["%s"] * (len(COLUMNS.split(", ")) + 1))
+        new = f"INSERT INTO keys ({COLUMNS}, digest) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
+        close = b"UPDATE keys SET revoked = least(revoked, %s) WHERE id = %s"
+        closed = sorted((key.id, key.revoked) for key, _ in kept if key.revoked)
+
+        async def work(db: Connection) -> int:
+            async with db.transaction():
+                await db.execute(ORDER.encode())
+                found = 0
+                for row in rows:
+                    found += (await db.execute(new.encode(), row)).rowcount
+                for id, at in closed:
+                    await db.execute(close, [at, id])
+                return found
+
+        return await self._pool.run(work)
 
     async def close(self) -> None:
         await self._pool.close()

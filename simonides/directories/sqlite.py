@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import apsw
 
 from ..access import Permit
-from ..directory import Grant, Key, digest, id_in, issue, opens
+from ..directory import Grant, Kept, Key, digest, id_in, issue, opens
 from ..errors import Damaged, Full, Invalid, NotFound, SimonidesError, Unavailable
 from ..record import now
 
@@ -95,15 +95,9 @@ class SqliteDirectory:
 
     async def keys(self, *, tenant: str | None = None, after: str | None = None, limit: int = 100) -> list[Key]:
         def read(db: apsw.Connection) -> list[Key]:
-            start = 0
-            if after is not None:
-                row = db.execute("SELECT seq FROM keys WHERE id = ?", (after,)).fetchone()
-                if row is None:
-                    raise Invalid(f"no key {after!r} to go on after")
-                start = row[0]
             where, values = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
             sql = f"SELECT {COLUMNS} FROM keys WHERE seq > ?{where} ORDER BY seq LIMIT ?"
-            return [_key(row) for row in db.execute(sql, (start, *values, limit))]
+            return [_key(row) for row in db.execute(sql, (_place(db, after), *values, limit))]
 
         return await self._run(self._reader, read)
 
@@ -128,6 +122,31 @@ class SqliteDirectory:
                 db.executemany(sql, rows)
 
         await self._run(self._writer, write)
+
+    async def kept(self, *, after: str | None = None, limit: int = 1000) -> list[Kept]:
+        sql = f"SELECT digest, {COLUMNS} FROM keys WHERE seq > ? ORDER BY seq LIMIT ?"
+
+        def read(db: apsw.Connection) -> list[Kept]:
+            return [(_key(row[1:]), row[0]) for row in db.execute(sql, (_place(db, after), limit))]
+
+        return await self._run(self._reader, read)
+
+    async def restore(self, kept: Sequence[Kept]) -> int:
+        marks = ", ".join("?" * 12)
+        new = f"INSERT INTO keys ({COLUMNS}, digest) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
+        close = "UPDATE keys SET revoked = min(ifnull(revoked, ?1), ?1) WHERE id = ?2"
+        rows = [(*_row(key), own) for key, own in kept]
+        closed = [(_stamp(key.revoked), key.id) for key, _ in kept if key.revoked]
+
+        def write(db: apsw.Connection) -> int:
+            with db:
+                before = _one(db, "SELECT count(*) FROM keys")
+                db.executemany(new, rows)
+                db.executemany(close, closed)
+                after = _one(db, "SELECT count(*) FROM keys")
+            return int(after) - int(before)
+
+        return await self._run(self._writer, write)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._disconnect)
@@ -272,6 +291,16 @@ def _translated(error: BaseException, path: str) -> BaseException:
 def _one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
     found = db.execute(sql, tuple(values)).fetchone()
     return found[0] if found else None
+
+
+def _place(db: apsw.Connection, after: str | None) -> int:
+    """Return the number of the key that a page goes on after."""
+    if after is None:
+        return 0
+    row = db.execute("SELECT seq FROM keys WHERE id = ?", (after,)).fetchone()
+    if row is None:
+        raise Invalid(f"no key {after!r} to go on after")
+    return int(row[0])
 
 
 def _get(db: apsw.Connection, id: str, tenant: str | None) -> Key:

@@ -22,6 +22,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -67,6 +68,7 @@ class WebhookSink:
                 lanes.setdefault(event.key, []).append(event)
         ends = await asyncio.gather(*(self._lane(lane) for lane in lanes.values()), return_exceptions=True)
         failed = [end for end in ends if isinstance(end, BaseException)]
+        failed.sort(key=lambda error: -error.after_s if isinstance(error, Later) else 0.0)  # the longest wait first
         for kind in (SwitchedOff, Later, Unavailable, BaseException):
             for error in failed:
                 if isinstance(error, kind):
@@ -195,13 +197,14 @@ def wait_of(header: str | None) -> float | None:
         return None
     try:
         seconds = float(header) if header.strip().isdecimal() else _until(header)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), WAIT_MAX_S)
 
 
 def _until(date: str) -> float:
-    return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    until = email.utils.parsedate_to_datetime(date)
+    return (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 open = WebhookSink

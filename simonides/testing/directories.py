@@ -61,6 +61,40 @@ rule = settings(  # the fixture only opens directories, so it may serve every ex
 class DirectorySuite:
     """Everything that a directory owes."""
 
+    # -- copies --------------------------------------------------------------------------------------------------
+
+    async def test_a_copy_of_the_keys_opens_what_they_opened(
+        self, directory: Directory, make_directory: MakeDirectory
+    ) -> None:
+        made = [await directory.make(grant) for grant in (PLAIN, BOUND, PLAIN)]
+        await directory.revoke(made[2][0].id, JUNE)
+        await directory.note({made[0][0].id: JUNE})
+        kept = await directory.kept()
+        assert [key for key, _ in kept] == await directory.keys()
+        assert await directory.kept(limit=1) == kept[:1] and await directory.kept(after=made[0][0].id) == kept[1:]
+        with pytest.raises(Invalid):
+            await directory.kept(after="nobody")
+        assert not any(secret.encode() in own for _, own in kept for _, secret in made)
+        copy = await make_directory()
+        assert await copy.restore(kept[:2]) == 2
+        assert await copy.restore(kept) == 1 and await copy.restore(kept) == await copy.restore([]) == 0
+        assert await copy.kept() == kept
+        for key, secret in made:
+            assert await copy.find(secret) == await directory.get(key.id)
+        await copy.close()
+
+    async def test_a_copy_opens_nothing_that_is_closed(self, directory: Directory) -> None:
+        [one, other] = [(await directory.make(PLAIN))[0] for _ in range(2)]
+        older = await directory.kept()
+        await directory.revoke(one.id, JUNE)
+        revoked = await directory.kept()
+        assert await directory.restore(older) == 0 and await directory.kept() == revoked
+        closed = [(dataclasses.replace(key, name="x", revoked=JUNE - DAY), own) for key, own in older]
+        assert await directory.restore(closed) == 0
+        for id in (one.id, other.id):
+            key = await directory.get(id)
+            assert (key.revoked, key.name) == (JUNE - DAY, PLAIN.name)
+
     # -- making and finding --------------------------------------------------------------------------------------
 
     async def test_a_key_is_what_it_was_granted(self, directory: Directory) -> None:
