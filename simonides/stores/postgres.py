@@ -26,13 +26,12 @@ from psycopg import Connection
 from ..errors import Invalid, SimonidesError
 from ..query import Query
 from ..record import Record, Ref, Scope
-from ..store import Batch, Change, Embedding, Extent, Health, Letter, Store
-from ..store import Cursor as Place
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store
 from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
 from .postgres_migrations import prepare
-from .postgres_pool import Cursor, Db, Pool, connect, fetch, fetched
+from .postgres_pool import Db, Pool, Sent, connect, fetch, fetched
 from .postgres_replica import Replica, place
 from .postgres_rows import Numbers, as_record, bound, given, kept, numbers, unbound, where
 from .postgres_snapshot import ONLY_READ, Frozen, Refusing, frozen
@@ -157,7 +156,7 @@ class PostgresStore:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch, *, cursor: Place | None = None) -> list[Change]:
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
         changes = await self._here.writer.commit(batch, cursor)
         self._count(len(changes) + len(batch.embeddings))
         await self._follow()
@@ -243,7 +242,7 @@ class PostgresStore:
         asked = [(n, record) for n, record in enumerate(records) if record.part_of is not None]
         beside: list[list[Record | None]] = [[None, None] for _ in records]
 
-        async def read(db: Db, realm: int) -> list[Cursor]:
+        async def read(db: Db, realm: int) -> list[Sent]:
             condition, values = where(dataclasses.replace(query, ids=None), realm)
             places = (
                 [kept(r.part_of or "") for _, r in asked],
@@ -309,7 +308,7 @@ class PostgresStore:
         return next((Extent(*row) for row in await fetched(found)), Extent(0, 0, 0))
 
     async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
-        async def read(db: Db, realm: int) -> Cursor:
+        async def read(db: Db, realm: int) -> Sent:
             return await db.execute(VECTORS, (realm, realm, kept(model), start, limit), binary=True)
 
         return [(slot, value) for slot, value in await fetched(await self._in_realm(scope, read))]
@@ -337,7 +336,7 @@ class PostgresStore:
         return [slot for (slot,) in await fetched(found)]
 
     async def slots(self, query: Query, model: str, *, start: int = 0, limit: int | None = None) -> NDArray[np.int64]:
-        async def read(db: Db, realm: int) -> Cursor:
+        async def read(db: Db, realm: int) -> Sent:
             condition, values = where(query, realm)
             found = (
                 "SELECT v.slot FROM records r JOIN vectors v ON v.realm = r.realm AND v.row_id = r.row_id"
@@ -350,7 +349,7 @@ class PostgresStore:
         return numbers(found[0][0] if found else None)
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        async def read(db: Db, realm: int) -> Cursor:
+        async def read(db: Db, realm: int) -> Sent:
             condition, values = where(query, realm, of_given=True)
             wanted = Numbers([slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS])
             return await db.execute(OWNERS + condition, (realm, realm, kept(model), wanted, *values), binary=True)
@@ -365,7 +364,7 @@ class PostgresStore:
         return [(slot, id, value) for slot, id, value, _ in owned]
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
-        async def read(db: Db, realm: int) -> Cursor:
+        async def read(db: Db, realm: int) -> Sent:
             ids, versions = [kept(id) for id, _ in which], [version for _, version in which]
             return await db.execute(TOKENS, (ids, versions, realm, realm, kept(model)), binary=True)
 

@@ -22,7 +22,7 @@ WAIT_S = 30.0  # how long a connection is waited for when all are lent
 
 T = TypeVar("T")
 Db = AsyncConnection[Any]
-Cursor = AsyncCursor[Any]
+Sent = AsyncCursor[Any]  # a statement that was sent, and then its rows
 
 # What a transaction may see, until it ends: the realms of these tenants, or all of them.
 TENANTS = "SELECT set_config('simonides.tenant', %s, true)"
@@ -155,6 +155,6 @@ async def fetch(db: Db, sql: str, values: Sequence[Any] = (), *, binary: bool = 
     return await (await db.execute(sql, values, binary=binary)).fetchall()
 
 
-async def fetched(cursor: Cursor | None) -> list[tuple[Any, ...]]:
+async def fetched(cursor: Sent | None) -> list[tuple[Any, ...]]:
     """Return the rows of what was sent; None: nothing was."""
     return await cursor.fetchall() if cursor else []

@@ -76,7 +76,7 @@ def as_row(record: Record, realm: int, known: Span) -> list[Any]:
 def as_record(row: Sequence[Any], scope: Scope) -> Record:
     """Return the record of a row of COLUMNS. What is JSON needs no look: it has such characters escaped anyway."""
     (_, id, _, user, agent, session, _, _, part_of, folder, _, _, _, source, _, _, _, _, _, _, _, _, _, text, _) = row
-    if "\x01" in f"{id}{user}{agent}{session}{part_of}{folder}{source}{text}":
+    if "\x01" in text or "\x01" in f"{id}{user}{agent}{session}{part_of}{folder}{source}":
         row = unbound(row)
     return rows.as_record(tuple(row), scope)
 

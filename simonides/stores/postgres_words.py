@@ -17,7 +17,7 @@ from ..query import Query
 from ..record import Record, Scope
 from . import rows
 from .bm25 import Postings, Rows, best
-from .postgres_pool import Cursor, Db, fetch
+from .postgres_pool import Db, Sent, fetch
 from .postgres_rows import Numbers, as_record, numbers, term_number, where
 
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
@@ -48,7 +48,7 @@ SIZES = """
 FOUND = f"SELECT r.row_id, {rows.SELECT} FROM records r WHERE r.realm = %s AND r.row_id = ANY(%s::bigint[])"
 
 
-Scored = tuple[Cursor, dict[int, float]]  # what rows there are was asked, and the scores of the best, best first
+Scored = tuple[Sent, dict[int, float]]  # what rows there are was asked, and the scores of the best, best first
 
 
 class Words:
