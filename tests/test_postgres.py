@@ -533,5 +533,20 @@ async def test_what_is_asked_at_once_takes_one_trip(
     assert await waits(store.around(query, kept)) == await waits(store.extent(ANA, "small")) == 0
     assert await waits(store.owners(query, "small", [0, 1])) == await waits(store.head()) == 0
     assert await waits(store.tokens(ANA, "small", [(kept[0].id, 1)])) == await waits(store.head(ANA)) == 0
-    assert await waits(store.spread(ANA, ["bridge"])) == 1  # how many versions there are says what is known
-    assert await waits(store.words(query, "bridge")) == 3  # that, the lists, and which of the best match
+    assert await waits(store.spread(ANA, ["bridge", "ferry"])) == 0
+    assert await waits(store.words(query, "bridge")) == 3  # how common it is, who says it, and which of the best match
+
+
+async def test_how_common_a_word_is_is_counted_again_when_there_is_much_more(schemas: Schemas, opened: Open) -> None:
+    """Whoever wrote it. In a realm that is not there, or empty again, no word is common."""
+    store, other = [await opened(url) for url in [schemas.url()] * 2]
+    assert await store.spread(ANA, ["sun"]) == (0, {"sun": 0})
+    kept = [said("the sun") for _ in range(10)]
+    await put(other, *kept[:8])
+    assert await store.spread(ANA, ["sun"]) == (8, {"sun": 8})
+    await put(other, *kept[8:])
+    assert await store.spread(ANA, ["sun", "fog"]) == (10, {"sun": 8, "fog": 0})
+    await put(other, said("the fog"))
+    assert await store.spread(ANA, ["sun", "fog"]) == (11, {"sun": 10, "fog": 0})
+    await other.commit(Batch(erase=tuple(record.ref for record in await other.find(every(ANA)))))
+    assert await store.spread(ANA, ["sun"]) == (0, {"sun": 0})

@@ -33,7 +33,7 @@ from .postgres_errors import translated
 from .postgres_migrations import prepare
 from .postgres_pool import Db, Pool, Sent, connect, fetch, fetched
 from .postgres_replica import Replica, place
-from .postgres_rows import Numbers, as_record, bound, given, kept, numbers, unbound, where
+from .postgres_rows import Numbers, as_record, bound, given, kept, numbers, term_number, unbound, where
 from .postgres_snapshot import ONLY_READ, Frozen, Refusing, frozen
 from .postgres_upkeep import COUNTS, as_counts, check, rebuild
 from .postgres_url import parsed
@@ -265,8 +265,13 @@ class PostgresStore:
         return await said(found, query.scope) if found else []
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        found = await self._in_realm(scope, lambda db, realm: self._words.spread(db, realm, terms))
-        return found or (0, dict.fromkeys(terms, 0))
+        words, numbered = self._words, {term: term_number(term) for term in terms}
+        wanted = list(numbered.values())
+        while asked := await self._in_realm(scope, lambda db, realm: words.ask(db, realm, wanted)):
+            if found := await words.told(asked):
+                versions, counts = found
+                return versions, {term: counts[number] for term, number in numbered.items()}
+        return 0, dict.fromkeys(terms, 0)
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
         found = await self._everywhere(CHANGES, (after, limit))

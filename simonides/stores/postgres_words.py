@@ -8,6 +8,7 @@ is; trigrams would find parts of words, which no other store here does.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..query import Query
 from ..record import Record, Scope
 from . import rows
 from .bm25 import Postings, Rows, best
-from .postgres_pool import Db, Sent, fetch
+from .postgres_pool import Db, Sent, fetch, fetched
 from .postgres_rows import Numbers, as_record, numbers, term_number, where
 
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
@@ -49,6 +50,17 @@ FOUND = f"SELECT r.row_id, {rows.SELECT} FROM records r WHERE r.realm = %s AND r
 
 
 Scored = tuple[Sent, dict[int, float]]  # what rows there are was asked, and the scores of the best, best first
+Spread = tuple[int, dict[int, int]]  # how many versions there are, and in about how many each term is
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How many versions a realm has was asked, and of those of the terms that were not known how common they are."""
+
+    realm: int
+    terms: Sequence[int]
+    versions: Sent
+    counts: Sent | None
 
 
 class Words:
@@ -61,7 +73,10 @@ class Words:
 
     async def find(self, db: Db, realm: int, query: Query, text: str) -> Scored | None:
         """Ask for what says the words best; `said` returns it."""
-        versions, counted = await self._counted(db, realm, list(map(term_number, language.asked(text))))
+        asked = list(map(term_number, language.asked(text)))
+        while (found := await self.told(await self.ask(db, realm, asked))) is None:
+            pass
+        versions, counted = found
         terms = _affordable(counted, versions)
         scores: dict[int, float] = {}
         if terms and query.limit > 0:
@@ -71,9 +86,31 @@ class Words:
                     break
         return (await db.execute(FOUND, (realm, Numbers(list(scores)))), scores) if scores else None
 
-    async def spread(self, db: Db, realm: int, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        versions, counted = await self._counted(db, realm, list(map(term_number, terms)))
-        return versions, {term: counted[term_number(term)] for term in terms}
+    async def ask(self, db: Db, realm: int, terms: Sequence[int]) -> Asked:
+        """Ask how common the terms are, as far as that is not known of as many versions as there were last time."""
+        unknown = [term for term in set(terms) if not self._is_known(realm, term, self._versions.get(realm, 0))]
+        versions = await db.execute(VERSIONS, (realm,))
+        counts = await db.execute(FREQUENCIES, (realm, Numbers(unknown)), binary=True) if unknown else None
+        return Asked(realm, terms, versions, counts)
+
+    async def told(self, asked: Asked) -> Spread | None:
+        """Return what was asked; None where the versions have become so many that more is to be asked."""
+        realm, counts = asked.realm, await fetched(asked.counts)
+        versions = next((int(count) for (count,) in await asked.versions.fetchall()), 0)
+        if len(self._frequencies) + len(counts) > FREQUENCIES_KEPT:
+            self._frequencies.clear()
+        self._frequencies.update({(realm, term): (count, versions) for term, count in counts})
+        self._versions[realm] = versions
+        if not versions:
+            return 0, dict.fromkeys(asked.terms, 0)
+        if not all(self._is_known(realm, term, versions) for term in asked.terms):
+            return None
+        return versions, {term: self._frequencies.get((realm, term), (0, 0))[0] for term in asked.terms}
+
+    def _is_known(self, realm: int, term: int, versions: int) -> bool:
+        """Whether the term was counted among about so many: a count is trusted until they have grown by a quarter."""
+        _, then = self._frequencies.get((realm, term), (0, 0))
+        return bool(then) and then * 0.8 <= versions <= then * 1.25
 
     async def _postings(self, db: Db, realm: int, terms: Sequence[int], versions: int) -> AsyncIterator[Postings]:
         """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
@@ -86,30 +123,6 @@ class Words:
         else:
             found = await fetch(db, LISTS, (realm, Numbers(terms)), binary=True)
             yield Postings.of([_repeated(numbers(sent)) for _, sent in found], versions)
-
-    async def _counted(self, db: Db, realm: int, terms: Sequence[int]) -> tuple[int, dict[int, int]]:
-        """Return how many versions there are, and in about how many each term is; a count is trusted until the realm
-        has grown by a quarter. What is not known is asked with the versions: that they have grown so much is rare.
-        """
-        asked = await db.execute(VERSIONS, (realm,))
-        await self._count(db, realm, terms, self._versions.get(realm, 0))
-        versions = next((int(count) for (count,) in await asked.fetchall()), 0)
-        self._versions[realm] = versions
-        await self._count(db, realm, terms, versions)
-        return versions, {term: self._frequencies.get((realm, term), (0, 0))[0] for term in terms}
-
-    async def _count(self, db: Db, realm: int, terms: Sequence[int], versions: int) -> None:
-        """Count those of the terms that are not known of so many versions."""
-
-        def trusted(term: int) -> bool:
-            _, then = self._frequencies.get((realm, term), (0, 0))
-            return bool(then) and then * 0.8 <= versions <= then * 1.25
-
-        if unknown := [term for term in set(terms) if not trusted(term)]:
-            if len(self._frequencies) + len(unknown) > FREQUENCIES_KEPT:
-                self._frequencies.clear()
-            for term, count in await fetch(db, FREQUENCIES, (realm, Numbers(unknown)), binary=True):
-                self._frequencies[realm, term] = count, versions
 
 
 def _affordable(counted: Mapping[int, int], versions: int) -> list[int]:
