@@ -3,7 +3,9 @@
     python bench/scale.py                            # every figure, with a PostgreSQL of its own
     python bench/scale.py near --records 20000 --postgres postgresql://me@db/bench
 
-Each function below measures one thing and returns rows of a table; ratios are of calls that took turns in one run.
+Each function below measures one thing and returns rows of a table. Ratios are of calls that took turns in one run: to
+the engine used by hand for the nearest alone, and for the same job. The CPU is that of this process, without the
+engine's.
 The vectors are those of `vectors.py`.
 """
 
@@ -18,7 +20,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,7 @@ import scale_workers
 import texts
 import writes
 from client import Connection
-from clock import WARM
+from clock import WARM, Lap, Watch
 from clusters import Clustered
 from scale_cache import cache_figures, valkey
 from serve import Place, questions
@@ -47,6 +49,8 @@ ASKED, ADDED = 100, 100
 CONNECTED, ACTIVE, THINKS_S, WARMS_S, LIVES_S = 1_000, 64, 2.0, 5.0, 30.0
 EMBEDDED, ROUNDS = 3_000, 3  # texts a round
 Row = dict[str, str]
+Way = Callable[[Any], Awaitable[Any]]
+Right = Callable[[int, Any], float]  # of what was told, and what was found
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ async def near(bench: Bench) -> list[Row]:
 
     vectors, asked = clustered(bench.records, 0), clustered(QUERIES, 1).astype(np.float32)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    full = vectors.astype(np.float32)
     store = await _filled(f"sqlite:///{bench.folder}/near.db?durability=normal", vectors)
     url = bench.url("pgvector", schema="bench_near", exact="1000")
     index = PgvectorIndex(url, store, MODEL, DIMENSION)
@@ -98,20 +103,26 @@ async def near(bench: Bench) -> list[Row]:
             async def embedded(vector: Any, k: int = k) -> list[str]:
                 return [id for id, _ in await flat.near(Query(scope=SCOPE), vector, k)]
 
+            told = [*asked[:WARM], *asked]
+            nearest = [{f"{n:08}" for n in np.argpartition(full @ one, -k)[-k:]} for one in told]
             ways = {"raw": raw, "simonides, pgvector": ours, "simonides, flat": embedded}
-            rows += await _compared(f"near, k={k}", ways, vectors, asked, k)
+            rows += await _in_turn(
+                f"near, k={k}",
+                ways,
+                told,
+                lambda number, ids, k=k, nearest=nearest: len(nearest[number] & set(ids)) / k,
+            )
     for part in (index, flat, store):
         await part.close()
     return rows
 
 
 async def recall(bench: Bench) -> list[Row]:
-    """Recall and add through the library, on PostgreSQL with pgvector and on SQLite with flat, beside pgvector used
-    raw: a table of texts with an HNSW graph, asked for the ten nearest and added to. No model is waited for.
+    """Recall and add through the library, on PostgreSQL with pgvector and on SQLite with flat, beside pgvector used by
+    hand: for the ten nearest alone, and for the same job, by vectors and words. No model is waited for.
     """
     import psycopg
-
-    from simonides.indexes.pgvector import Half
+    from scale_raw import BOTH, VECTORS, Raw
 
     embedder, size = Clustered(), bench.records
     urls = {
@@ -122,46 +133,30 @@ async def recall(bench: Bench) -> list[Row]:
     for name, url in urls.items():
         figure = await asyncio.to_thread(writes.bulk, url, size, embedder)
         rows.append({"what": f"bulk import: {name}", "p50": f"{figure.value:,.0f}/s"})
-    asked, said = texts.questions(size, ASKED + WARM), texts.fresh()
+    asked, said = texts.questions(size, ASKED + WARM), list(islice(texts.fresh(), ADDED))
     async with contextlib.AsyncExitStack() as parts:
         db = await parts.enter_async_context(await psycopg.AsyncConnection.connect(bench.postgres, autocommit=True))
+        raw = {
+            "raw pgvector, vectors only": Raw(db, embedder, VECTORS),
+            "raw pgvector, vectors and words": Raw(db, embedder, BOTH),
+        }
+        for each in raw.values():
+            await each.fill(size)
         memories = {
             name: await parts.enter_async_context(AsyncMemory(url, embedder=embedder)) for name, url in urls.items()
         }
-        await db.execute(f"CREATE TABLE raw (id bigserial PRIMARY KEY, body text, v halfvec({DIMENSION}))".encode())
-        add = b"INSERT INTO raw (body, v) VALUES (%s, %s::halfvec)"
-        for number in range(size // texts.THOUSAND):
-            some = texts.thousand(number)
-            async with db.cursor() as cursor, db.transaction():
-                await cursor.executemany(
-                    add, [(t, str(v.tolist())) for t, v in zip(some, embedder.vectors(some), strict=True)]
-                )
-        await db.execute(b"SET maintenance_work_mem = '1GB'")
-        await db.execute(b"CREATE INDEX ON raw USING hnsw (v halfvec_ip_ops)")
-        await db.execute(b"SET hnsw.ef_search = 160")
-        await db.execute(b"ANALYZE raw")
 
-        async def raw(text: str) -> None:
-            [vector] = await embedder.embed([text], query=True)
-            sql = b"SELECT id, body FROM raw ORDER BY v <#> %s::halfvec LIMIT 10"
-            await (await db.execute(sql, [Half(vector)], prepare=True, binary=True)).fetchall()
-
-        async def raw_add(text: str) -> None:
-            [vector] = await embedder.embed([text])
-            await db.execute(add, [text, Half(vector)], prepare=True, binary=True)
-
-        def ours(name: str, effort: str) -> Callable[[str], Awaitable[Any]]:
+        def ours(name: str, effort: str) -> Way:
             return lambda text: memories[name].recall(text, effort=effort)
 
-        def ours_add(name: str) -> Callable[[str], Awaitable[Any]]:
+        def ours_add(name: str) -> Way:
             return lambda text: memories[name].remember(text, user=texts.COMMON_NAME)
 
         rows += await _sizes(db, "bench_recall", size)
-        ways = {"raw pgvector": raw, **{f"{n}, effort {e}": ours(n, e) for n in urls for e in ("low", "medium")}}
-        rows += await _in_turn("recall", ways, asked)
-        rows += await _in_turn(
-            "add", {"raw pgvector": raw_add, **{n: ours_add(n) for n in urls}}, list(islice(said, ADDED))
-        )
+        recalls = {f"{name}, effort {effort}": ours(name, effort) for name in urls for effort in ("low", "medium")}
+        rows += await _in_turn("recall", {name: each.recall for name, each in raw.items()} | recalls, asked)
+        adds = {name: ours_add(name) for name in urls}
+        rows += await _in_turn("add", {name: each.add for name, each in raw.items()} | adds, said)
     return rows
 
 
@@ -174,27 +169,6 @@ async def _sizes(db: Any, schema: str, size: int) -> list[Row]:
     found = await (await db.execute(sql, (schema, f"{schema}_near"))).fetchall()
     kept = sorted(((name, int(bytes)) for name, bytes in found), key=lambda each: -each[1])
     return [{"what": f"bytes a record: {name}", "p50": f"{n / size:,.0f}"} for name, n in kept if n / size >= 10]
-
-
-async def _in_turn(what: str, ways: dict[str, Callable[[str], Awaitable[Any]]], told: Sequence[str]) -> list[Row]:
-    """Return what each way takes of each text, in turns, beside the first."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for number, text in enumerate(told):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            await way(text)
-            if number >= WARM:
-                took[name].append(time.perf_counter() - begun)
-    first = np.median(took[next(iter(ways))])
-    return [
-        {
-            "what": f"{what}: {name}",
-            "p50": _ms(np.median(times)),
-            "p95": _ms(np.quantile(times, 0.95)),
-            "ratio": f"{np.median(times) / first:.2f}",
-        }
-        for name, times in took.items()
-    ]
 
 
 async def users(bench: Bench) -> list[Row]:
@@ -283,32 +257,32 @@ async def _filled(url: str, vectors: Any) -> Store:
     return store
 
 
-async def _compared(
-    what: str, ways: dict[str, Callable[[Any], Awaitable[list[str]]]], vectors: Any, asked: Any, k: int
-) -> list[Row]:
-    """Return what each way of asking takes, in turns, beside the first; and which share of the nearest it finds."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    found = dict.fromkeys(ways, 0)
-    full = vectors.astype(np.float32)
-    for number, vector in enumerate([*asked[:10], *asked]):
-        best = full @ vector
-        true = {f"{n:08}" for n in np.argpartition(best, -k)[-k:]}
-        for name, ask in ways.items():
-            begun = time.perf_counter()
-            ids = await ask(vector)
-            if number >= 10:  # before that, all of them warm up
-                took[name].append(time.perf_counter() - begun)
-                found[name] += len(true & set(ids))
-    first = np.median(took[next(iter(ways))])
+async def _in_turn(what: str, ways: Mapping[str, Way], told: Sequence[Any], right: Right | None = None) -> list[Row]:
+    """Return what each way takes of each thing it is told, after WARM of them, in turns, beside those whose names
+    begin with "raw". `right` says how good what was found for which of them is.
+    """
+    laps: dict[str, list[Lap]] = {name: [] for name in ways}
+    good: dict[str, list[float]] = {name: [] for name in ways}
+    for number, one in enumerate(told):
+        for name, way in ways.items():
+            watch = Watch()
+            found = await way(one)
+            if number >= WARM:
+                laps[name].append(watch.lap())
+                good[name] += [right(number, found)] if right else []
+    walls = {name: np.array([lap.wall_s for lap in its]) for name, its in laps.items()}
+    first, *others = [np.median(walls[name]) for name in ways if name.startswith("raw")]
     return [
         {
             "what": f"{what}: {name}",
-            "p50": _ms(np.median(times)),
-            "p95": _ms(np.quantile(times, 0.95)),
-            "ratio": f"{np.median(times) / first:.2f}",
-            "recall": f"{found[name] / k / len(asked):.3f}",
+            "p50": _ms(np.median(its)),
+            "p95": _ms(np.quantile(its, 0.95)),
+            "CPU here": _ms(median(lap.cpu_s for lap in laps[name])),
+            "ratio": f"{np.median(its) / first:.2f}",
+            "same job": "".join(f"{np.median(its) / other:.2f}" for other in others),
+            "recall": f"{np.mean(good[name]):.3f}" if right else "",
         }
-        for name, times in took.items()
+        for name, its in walls.items()
     ]
 
 
@@ -322,7 +296,7 @@ def _seconds(seconds: float) -> str:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of a table in Markdown."""
-    columns = ("what", "p50", "p95", "ratio", "recall")
+    columns = ("what", "p50", "p95", "CPU here", "ratio", "same job", "recall")
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 1)}"
     for row in rows:

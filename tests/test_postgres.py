@@ -163,7 +163,7 @@ async def test_a_query_that_forgets_its_scope_finds_nothing(schemas: Schemas, op
         for table, sql in counts.items():
             assert db.execute(sql).fetchone() == (0,), table
         with db.transaction():
-            db.execute(postgres_pool.TENANTS, (["other"],))
+            db.execute(postgres_pool.TENANTS, ("{other}",))
             assert db.execute("SELECT tenant FROM realms").fetchall() == [("other",)]
             for table, sql in counts.items():
                 expected = {"holes": 0, "erasing": 0, "links": 0}.get(table, 1)
@@ -442,3 +442,111 @@ async def test_a_commit_whose_answer_was_cut_off_is_done_once(
     assert await store.cursor("reader") == place
     assert (await store.extent(ANA, "small")).slots == 40
     assert await complaints(store) == ()
+
+
+# -- what reading costs -----------------------------------------------------------------------------------------------
+
+
+async def test_rows_are_counted_when_they_have_become_many(schemas: Schemas, opened: Open) -> None:
+    url = schemas.url()
+    store = await opened(url)
+
+    def counted(table: str) -> float:
+        with postgres_pool.connect(parsed(url)) as db:
+            [count] = db.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", (table,)).fetchone() or [0]
+            return float(count)
+
+    with postgres_pool.connect(parsed(url)) as db:
+        for table in ("records", "words"):  # so that nobody else counts them
+            db.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    await put(store, *(said("a bridge") for _ in range(999)))
+    await asyncio.wait_for(_counted(store), 10)
+    assert counted("records") == -1  # never
+    await put(store, said("a ferry"))
+    await asyncio.wait_for(_counted(store), 10)
+    assert counted("records") == 1000 and counted("words") >= 2000
+    await put(store, *(said("a bridge") for _ in range(1999)))
+    await asyncio.wait_for(_counted(store), 10)
+    assert counted("records") == 1000  # next time when they are twice as many
+    await put(store, said("a ferry"))
+    await asyncio.wait_for(_counted(store), 10)
+    assert counted("records") == 3000
+
+
+async def _counted(store: PostgresStore) -> None:
+    if store._counting:
+        await store._counting
+
+
+async def test_what_owners_told_of_is_found_where_it_lies(schemas: Schemas, opened: Open) -> None:
+    """And what was revised or erased since, as it is now."""
+    store, other = [await opened(url) for url in [schemas.url()] * 2]
+    kept = [said(f"number {n}", id=f"{n}") for n in range(4)]
+    await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
+    looked: list[str] = []
+    found = store._found
+
+    async def noted(query: Query, statement: Any) -> list[Any]:
+        looked.append("rows" if "row_id = ANY" in statement(1)[0] else "ids")
+        return await found(query, statement)
+
+    store._found = noted  # type: ignore[method-assign]
+    query = Query(scope=ANA, ids=frozenset("0123"), limit=4)
+    assert len(await store.owners(query, "small", range(4))) == 4
+    assert [record.text for record in await store.find(query)] == [f"number {n}" for n in range(4)]
+    assert looked == ["rows"]
+    await put(other, (await other.find(Query(scope=ANA, ids=frozenset("1"))))[0].revise(body=Message(text="revised")))
+    await other.commit(Batch(erase=(kept[2].ref,)))
+    assert [record.text for record in await store.find(query)] == ["number 0", "revised", "number 3"]
+    assert looked == ["rows", "rows", "ids"]
+    past = dataclasses.replace(query, any_time=True)
+    assert [record.version for record in await store.find(dataclasses.replace(past, limit=9))] == [1, 1, 2, 1]
+    assert looked[3:] == ["ids"]
+    assert await store.find(dataclasses.replace(query, scope=OTHER)) == []
+
+
+async def test_what_is_asked_at_once_takes_one_trip(
+    schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(schemas.url())
+    kept = [said(f"bridge {n}", part_of="talk") for n in range(3)]
+    await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
+    query, trips = Query(scope=ANA, limit=10), 0
+    fetch = psycopg.AsyncCursor.fetchall
+
+    async def counting(cursor: Any) -> Any:
+        nonlocal trips
+        trips += cursor.pgresult is None
+        return await fetch(cursor)
+
+    monkeypatch.setattr(psycopg.AsyncCursor, "fetchall", counting)
+
+    async def waits(work: Awaitable[object]) -> int:
+        """Return how many times it waited for rows before its transaction ended, which is one trip more."""
+        nonlocal trips
+        trips = 0
+        await work
+        return trips
+
+    await store.spread(ANA, ["bridge"])
+    assert await waits(store.find(query)) == await waits(store.count(query)) == 0
+    assert await waits(store.around(query, kept)) == await waits(store.extent(ANA, "small")) == 0
+    assert await waits(store.owners(query, "small", [0, 1])) == await waits(store.head()) == 0
+    assert await waits(store.tokens(ANA, "small", [(kept[0].id, 1)])) == await waits(store.head(ANA)) == 0
+    assert await waits(store.spread(ANA, ["bridge", "ferry"])) == 0
+    assert await waits(store.words(query, "bridge")) == 3  # how common it is, who says it, and which of the best match
+
+
+async def test_how_common_a_word_is_is_counted_again_when_there_is_much_more(schemas: Schemas, opened: Open) -> None:
+    """Whoever wrote it. In a realm that is not there, or empty again, no word is common."""
+    store, other = [await opened(url) for url in [schemas.url()] * 2]
+    assert await store.spread(ANA, ["sun"]) == (0, {"sun": 0})
+    kept = [said("the sun") for _ in range(10)]
+    await put(other, *kept[:8])
+    assert await store.spread(ANA, ["sun"]) == (8, {"sun": 8})
+    await put(other, *kept[8:])
+    assert await store.spread(ANA, ["sun", "fog"]) == (10, {"sun": 8, "fog": 0})
+    await put(other, said("the fog"))
+    assert await store.spread(ANA, ["sun", "fog"]) == (11, {"sun": 10, "fog": 0})
+    await other.commit(Batch(erase=tuple(record.ref for record in await other.find(every(ANA)))))
+    assert await store.spread(ANA, ["sun"]) == (0, {"sun": 0})

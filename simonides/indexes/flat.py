@@ -36,7 +36,7 @@ from . import kernels
 from .flat_codes import BLOCK, ENDINGS, FileCodes, GroupCodes, Head, MemoryCodes, Owner, Rows, model_name, stem
 from .flat_search import Candidates, Coded, Whole, tuned
 from .kernels import Floats
-from .search import Held, Matches, Rank, Search, checked, decoded, everything, meant
+from .search import Held, Matches, Rank, Search, checked, decoded, everything, made_again, meant
 
 FOLDER = "vectors"
 WORKERS = 4
@@ -324,13 +324,8 @@ class FlatIndex:
     async def rebuild(self) -> int:
         self._matches.clear()
         self._small.clear()
-        count = 0
-        for scope in await self._store.realms():
-            extent = await self._store.extent(scope, self._model)
-            await self._remove(scope.realm)
-            if extent.slots > self._options.small:
-                await self.catch_up(scope)
-            count += extent.slots - extent.holes
+        small, remove = self._options.small, self._remove
+        count = await made_again(self._store, self._model, small, lambda scope: remove(scope.realm), self.catch_up)
         await self._sweep()
         return count
 

@@ -39,7 +39,21 @@ from ..query import Query
 from ..record import Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
-from .search import Held, Joined, Matches, Proposed, Search, answered, checked, decoded, everything, meant, nothing
+from .search import (
+    Held,
+    Joined,
+    Matches,
+    Proposed,
+    Search,
+    answered,
+    checked,
+    decoded,
+    differing,
+    everything,
+    made_again,
+    meant,
+    nothing,
+)
 
 SCHEMA = "simonides_near"
 VERSION = 1
@@ -413,8 +427,12 @@ class PgvectorIndex:
         name = f"{lot.table} ({lot.where})"
         if not await self._fits(lot, scope):
             return [f"{name} is not of this store as it is"]
+
+        async def rows(span: range) -> dict[int, bytes]:
+            return await self._pool.run(lambda db: self._rows(db, lot, span))
+
         try:
-            wrong, left = await self._compare(lot, scope)
+            wrong, left = await differing(self._store, self._model, scope, lot.filled, rows)
         except psycopg.errors.UndefinedTable:
             return [f"{name} is gone"]
         complaints = [f"{name}: {wrong} of {lot.filled} rows differ from the store's vectors"] if wrong else []
@@ -422,30 +440,10 @@ class PgvectorIndex:
             complaints.append(f"{name}: {left} rows of erased vectors are not taken away")
         return complaints
 
-    async def _compare(self, lot: Lot, scope: Scope) -> tuple[int, int]:
-        """Return how many rows are not what the store has at their slots, and how many it has nothing at."""
-        wrong = left = start = 0
-        while start < lot.filled:
-            found = await self._store.vectors(scope, self._model, start=start, limit=BLOCK)
-            stop = min(lot.filled, found[-1][0] + 1) if len(found) == BLOCK else lot.filled
-            span = range(start, stop)
-            rows = await self._pool.run(lambda db, span=span: self._rows(db, lot, span))  # type: ignore[misc]
-            true = {slot: half for slot, half in found if slot < stop}
-            wrong += sum(rows.get(slot) != half for slot, half in true.items())
-            left += len(rows.keys() - true.keys())
-            start = stop
-        return wrong, left
-
     async def rebuild(self) -> int:
         self._matches.clear()
         self._held.clear()
-        count = 0
-        for scope in await self._store.realms():
-            extent = await self._store.extent(scope, self._model)
-            await self._give_up(scope)
-            if extent.slots > self._options.small:
-                await self.catch_up(scope)
-            count += extent.slots - extent.holes
+        count = await made_again(self._store, self._model, self._options.small, self._give_up, self.catch_up)
         await self._sweep()
         return count
 

@@ -36,7 +36,21 @@ from ..query import Query
 from ..record import Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
-from .search import Held, Joined, Matches, Proposed, Search, answered, checked, decoded, everything, meant, nothing
+from .search import (
+    Held,
+    Joined,
+    Matches,
+    Proposed,
+    Search,
+    answered,
+    checked,
+    decoded,
+    differing,
+    everything,
+    made_again,
+    meant,
+    nothing,
+)
 
 try:
     from qdrant_client import AsyncQdrantClient, models
@@ -47,7 +61,6 @@ except ImportError as error:  # pragma: no cover - of an installation without it
 PREFIX = "simonides"
 NAME = "near"  # of the vector of a point
 BLOCK = 1024  # points written at once
-CHECKED = 1024  # points compared at once
 SAMPLE = 64  # points that are compared with the store when a group is first asked for
 LARGE = 1 / 4  # share of the points from which walking the graph costs more than looking at every one
 EF_MAX = 4096
@@ -327,15 +340,9 @@ class QdrantIndex:
         extent = await self._store.extent(scope, self._model)  # since then, others may have written both
         if lot.filled > extent.slots or lot.holes > extent.holes:
             return [f"{name} is not of this store as it is"]
-        wrong = left = start = 0
-        while start < lot.filled:
-            span = list(range(start, min(lot.filled, start + CHECKED)))
-            found = await self._store.vectors(scope, self._model, start=start, limit=CHECKED)
-            true = {slot: half for slot, half in found if slot <= span[-1]}
-            points = await self._vectors(lot.number, span)
-            wrong += sum(points.get(slot) != half for slot, half in true.items())
-            left += len(points.keys() - true.keys())
-            start = span[-1] + 1
+        wrong, left = await differing(
+            self._store, self._model, scope, lot.filled, lambda span: self._vectors(lot.number, span)
+        )
         complaints = [f"{name}: {wrong} of {lot.filled} points differ from the store's vectors"] if wrong else []
         return [*complaints, *([f"{name}: {left} points of erased vectors are not taken away"] if left else [])]
 
@@ -343,13 +350,7 @@ class QdrantIndex:
         self._matches.clear()
         self._held.clear()
         self._forget_places()
-        count = 0
-        for scope in await self._store.realms():
-            extent = await self._store.extent(scope, self._model)
-            await self._remove_of(scope)
-            if extent.slots > self._options.small:
-                await self.catch_up(scope)
-            count += extent.slots - extent.holes
+        count = await made_again(self._store, self._model, self._options.small, self._remove_of, self.catch_up)
         await self._sweep()
         return count
 

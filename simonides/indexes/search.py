@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ OWNERS = 4096  # slots that the store is asked about at once
 FEW = 1024  # new slots that are each looked at, when a list is extended
 SPARE = 1 / 5  # of what is wanted, asked for beyond it, because some of it may not match now…
 SPARE_LEAST = 12  # …and at least so many
+CHECKED = 1024  # vectors that are compared with the store at once
 INLINE = 256  # vectors that are scored without a trip to a worker
 NAMES = 256  # filters that are remembered
 ROOM = 64 * 1024 * 1024  # bytes of slots that are remembered for filters, and of vectors that are held
@@ -211,6 +212,43 @@ async def answered(search: Search, rows: Joined, query: Query, extent: Extent, m
     elif matches.remembers(query, extent) or not await search.through(rows.nearest, patient=False):
         few = await matches.few(query, extent, most)
         await search.through(rows.nearest if few is None else rows.among(few), patient=True)
+
+
+async def made_again(
+    store: Store,
+    model: str,
+    small: int,
+    remove: Callable[[Scope], Awaitable[None]],
+    catch_up: Callable[[Scope], Awaitable[None]],
+) -> int:
+    """Remove what an index keeps of each realm, and make it anew where it is not small; return how many vectors there
+    are.
+    """
+    count = 0
+    for scope in await store.realms():
+        extent = await store.extent(scope, model)
+        await remove(scope)
+        if extent.slots > small:
+            await catch_up(scope)
+        count += extent.slots - extent.holes
+    return count
+
+
+async def differing(
+    store: Store, model: str, scope: Scope, filled: int, kept: Callable[[range], Awaitable[Mapping[int, bytes]]]
+) -> tuple[int, int]:
+    """Return how many of the store's vectors up to that slot an index keeps otherwise, and how many it keeps that the
+    store no longer has.
+    """
+    wrong = left = 0
+    for start in range(0, filled, CHECKED):
+        span = range(start, min(filled, start + CHECKED))
+        found = await store.vectors(scope, model, start=start, limit=CHECKED)
+        true = {slot: half for slot, half in found if slot in span}
+        there = await kept(span)
+        wrong += sum(there.get(slot) != half for slot, half in true.items())
+        left += len(there.keys() - true.keys())
+    return wrong, left
 
 
 async def scored(owned: Sequence[tuple[int, str, bytes]], vector: Floats, run: Run) -> list[float]:

@@ -73,9 +73,8 @@ async def gather(question: Question, query: Query, means: Means, effort: Effort)
     pool, store = Pool(), means.store
     if query.kinds is None:
         query = dataclasses.replace(query, kinds=SAYING)
-    recently = await store.find(_of(query, newest=True, limit=RECENT))
-    near, (by_words, spread), exact, when, pinned = await asyncio.gather(
-        _near(_nameless(question, recently), query, means, effort),  # as if those who spoke last were all who speak
+    (recently, near), (by_words, spread), exact, when, pinned = await asyncio.gather(
+        _recent_and_near(question, query, means, effort),
         _words_and_spread(question, query, store, effort.words),
         _exact(question, query, store),
         _when(question, query, store),
@@ -95,6 +94,12 @@ async def gather(question: Question, query: Query, means: Means, effort: Effort)
     await _around(query, store, pool, leading[: effort.around])
     await asyncio.gather(_titles(query, store, pool), _tokens(query, means, pool, leading[: effort.late]))
     return pool
+
+
+async def _recent_and_near(question: Question, query: Query, means: Means, effort: Effort) -> tuple[list[Record], Near]:
+    """Return what was said last, and what lies near the question as if those who said it were all who speak."""
+    recently = await means.store.find(_of(query, newest=True, limit=RECENT))
+    return recently, await _near(_nameless(question, recently), query, means, effort)
 
 
 async def _words_and_spread(

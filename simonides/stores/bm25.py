@@ -53,6 +53,16 @@ class Postings:
         return np.lexsort((-self.rows, -self.scores(np.ones(len(self.rows)))))
 
 
+def best(postings: Postings, found: Rows, long: Rows, limit: int) -> dict[int, float]:
+    """Return the scores of the best of the rows found, best first; `long` are the bytes of their texts."""
+    if not len(found):
+        return {}
+    at = np.searchsorted(postings.rows, found)
+    scores = postings.scores(lengths(len(postings.rows), at, long))[at]
+    first = np.lexsort((found, -scores))[:limit]
+    return dict(zip(found[first].tolist(), scores[first].tolist(), strict=True))
+
+
 def idf(frequency: int, versions: int) -> float:
     """Return Lucene's form of the inverse document frequency, which is above 0 even for what everybody says."""
     return math.log(1 + (max(versions, frequency) - frequency + 0.5) / (frequency + 0.5))

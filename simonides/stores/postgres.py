@@ -31,18 +31,19 @@ from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
 from .postgres_migrations import prepare
-from .postgres_pool import Db, Pool, connect, fetch
+from .postgres_pool import Db, Pool, Sent, connect, fetch, fetched
 from .postgres_replica import Replica, place
-from .postgres_rows import as_record, bound, given, kept, unbound, where
+from .postgres_rows import Numbers, as_record, bound, given, kept, numbers, term_number, unbound, where
 from .postgres_snapshot import ONLY_READ, Frozen, Refusing, frozen
 from .postgres_upkeep import COUNTS, as_counts, check, rebuild
 from .postgres_url import parsed
 from .postgres_vectors import drop
-from .postgres_words import Words
+from .postgres_words import Words, said
 from .postgres_writer import Writer
 
 PAGE_MAX = 10_000  # hits up to which it may be quicker to merge parts that are in order than to sort
 MANY_ROWS = 2**31 - 1
+PLACES_KEPT = 10_000  # ids whose rows are known from the index's last questions
 
 T = TypeVar("T")
 
@@ -68,21 +69,24 @@ RECALLED = """
 """
 LOCKED = "SELECT 1 FROM realms WHERE tenant = ANY(%s::text[]) ORDER BY realm FOR UPDATE"
 EXTENT = "SELECT grp, slots, holes FROM groups WHERE realm = %s AND model = %s"
-VECTORS = "SELECT slot, value FROM vectors WHERE realm = %s AND grp = %s AND slot >= %s ORDER BY slot LIMIT %s"
+GROUP = "(SELECT grp FROM groups WHERE realm = %s AND model = %s)"
+VECTORS = f"SELECT slot, value FROM vectors WHERE realm = %s AND grp = {GROUP} AND slot >= %s ORDER BY slot LIMIT %s"
 EMBEDDED = """
     SELECT v.slot, v.value, v.row_id, r.id, r.version
     FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
     WHERE v.realm = %s AND v.grp = %s AND v.slot >= %s ORDER BY v.slot LIMIT %s
 """
 THEIR_TOKENS = "SELECT row_id, value FROM tokens WHERE realm = %s AND grp = %s AND row_id = ANY(%b::bigint[])"
-TOKENS = """
+TOKENS = f"""
     SELECT j.n, t.value FROM unnest(%s::text[], %s::int[]) WITH ORDINALITY j (id, version, n)
     JOIN records r ON r.realm = %s AND r.id = j.id AND r.version = j.version
-    JOIN tokens t ON t.realm = r.realm AND t.row_id = r.row_id AND t.grp = %s
+    JOIN tokens t ON t.realm = r.realm AND t.row_id = r.row_id AND t.grp = {GROUP}
 """
-OWNERS = """
-    SELECT v.slot, r.id, v.value FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
-    WHERE v.realm = %s AND v.grp = %s AND v.slot = ANY(%s::int[]) AND """
+OWNERS = f"""
+    SELECT v.slot, r.id, v.value, r.row_id
+    FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
+    WHERE v.realm = %s AND v.grp = {GROUP} AND v.slot = ANY(%s::bigint[]) AND """
+PLACED = f"SELECT {rows.SELECT} FROM records r WHERE r.row_id = ANY(%s::bigint[]) AND "
 MODELS = """
     SELECT g.model, sum(g.slots - g.holes) FROM groups g JOIN realms m ON m.realm = g.realm
     WHERE %s::text IS NULL OR (m.tenant = %s AND m.space = %s) GROUP BY g.model
@@ -123,6 +127,7 @@ class PostgresStore:
         self._parts: Parts | None = None
         self._head = 0  # the last that was told
         self._words = Words()
+        self._places: dict[tuple[tuple[str, str], str], int] = {}  # the row where `owners` met an id
         self._fresh, self._many = 0, COUNTED_AT  # rows written since they were last counted, and when to count again
         self._counting: asyncio.Task[None] | None = None
         self._closed = False
@@ -146,7 +151,7 @@ class PostgresStore:
             return
         async with frozen(pool) as moment:
             one = copy.copy(self)
-            one._parts, one._words = Parts(moment, Refusing(), None), Words()
+            one._parts, one._words, one._places = Parts(moment, Refusing(), None), Words(), {}
             yield one
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -202,49 +207,71 @@ class PostgresStore:
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def find(self, query: Query) -> list[Record]:
-        async def read(db: Db, realm: int) -> list[Record]:
-            sql, values = _finding(query, realm)
-            return [as_record(row, query.scope) for row in await fetch(db, sql, values)]
+        places = self._placed(query)
+        if not places:
+            return await self._found(query, lambda realm: _finding(query, realm))
+        found = [one for one in await self._found(query, lambda realm: _at(query, realm, places)) if one.id in places]
+        if rest := frozenset(query.ids or ()) - {record.id for record in found}:
+            others = dataclasses.replace(query, ids=rest)
+            found += await self._found(others, lambda realm: _finding(others, realm))
+        return sorted(found, key=lambda record: record.id)
 
-        return await self._in_realm(query.scope, read, [])
+    async def _found(self, query: Query, statement: Callable[[int], tuple[str, list[Any]]]) -> list[Record]:
+        found = await self._in_realm(query.scope, lambda db, realm: db.execute(*statement(realm)))
+        return [as_record(row, query.scope) for row in await fetched(found)]
+
+    def _placed(self, query: Query) -> dict[str, int]:
+        """Return the rows where the index's question met the ids that are asked for, as far as it did.
+
+        Only the latest version of a record matches, so what is there and matches is it. The rest is to be looked up.
+        """
+        ids, ordered = query.ids or frozenset(), query.newest or query.after is not None
+        if ordered or query.limit < len(ids) or query.any_time or query.known_at is not None:
+            return {}
+        return {id: row for id in ids if (row := self._places.get((query.scope.realm, id)))}
 
     async def count(self, query: Query) -> int:
-        async def read(db: Db, realm: int) -> int:
+        def count(realm: int) -> tuple[str, list[Any]]:
             condition, values = where(query, realm)
-            [(count,)] = await fetch(db, f"SELECT count(*) FROM records r WHERE {condition}", values)
-            return int(count)
+            return f"SELECT count(*) FROM records r WHERE {condition}", values
 
-        return await self._in_realm(query.scope, read, 0)
+        found = await self._in_realm(query.scope, lambda db, realm: db.execute(*count(realm)))
+        return _only(await fetched(found))
 
     async def around(self, query: Query, records: Sequence[Record]) -> list[tuple[Record | None, Record | None]]:
         asked = [(n, record) for n, record in enumerate(records) if record.part_of is not None]
         beside: list[list[Record | None]] = [[None, None] for _ in records]
 
-        async def read(db: Db, realm: int) -> None:
+        async def read(db: Db, realm: int) -> list[Sent]:
             condition, values = where(dataclasses.replace(query, ids=None), realm)
             places = (
                 [kept(r.part_of or "") for _, r in asked],
-                [rows.stamp(r.at) for _, r in asked],
+                Numbers([rows.stamp(r.at) or 0 for _, r in asked]),
                 [kept(r.id) for _, r in asked],
             )
             ways = [
                 AROUND.format(where=condition, way=way, order=order) for way, order in (("<", "DESC"), (">", "ASC"))
             ]
-            found = [await db.execute(way, (*places, *values)) for way in ways]
-            for side, cursor in enumerate(found):
-                for n, *columns in await cursor.fetchall():
-                    beside[asked[n - 1][0]][side] = as_record(columns, query.scope)
+            return [await db.execute(way, (*places, *values)) for way in ways]
 
-        if asked:
-            await self._in_realm(query.scope, read, None)
+        found = (await self._in_realm(query.scope, read) or []) if asked else []
+        for side, cursor in enumerate(found):
+            for n, *columns in await cursor.fetchall():
+                beside[asked[n - 1][0]][side] = as_record(columns, query.scope)
         return [(before, after) for before, after in beside]
 
     async def words(self, query: Query, text: str) -> list[tuple[Record, float]]:
-        return await self._in_realm(query.scope, lambda db, realm: self._words.find(db, realm, query, text), [])
+        found = await self._in_realm(query.scope, lambda db, realm: self._words.find(db, realm, query, text))
+        return await said(found, query.scope) if found else []
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        found: tuple[int, dict[str, int]] = 0, dict.fromkeys(terms, 0)
-        return await self._in_realm(scope, lambda db, realm: self._words.spread(db, realm, terms), found)
+        words, numbered = self._words, {term: term_number(term) for term in terms}
+        wanted = list(numbered.values())
+        while asked := await self._in_realm(scope, lambda db, realm: words.ask(db, realm, wanted)):
+            if found := await words.told(asked):
+                versions, counts = found
+                return versions, {term: counts[number] for term, number in numbered.items()}
+        return 0, dict.fromkeys(terms, 0)
 
     async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
         found = await self._everywhere(CHANGES, (after, limit))
@@ -255,8 +282,9 @@ class PostgresStore:
         if scope is not None:
             sql = "SELECT head FROM realms WHERE tenant = %s AND space = %s"
             values = bound(scope.realm)
-            return int(await self._here.pool.read([scope.tenant], lambda db: _one(db, sql, values)))
-        [(seq,)] = await self._everywhere("SELECT seq FROM log")
+            found = await self._here.pool.read([scope.tenant], lambda db: db.execute(sql, values))
+            return _only(await fetched(found))
+        [(seq,)] = await fetched(await self._here.pool.read([], lambda db: db.execute("SELECT seq FROM log")))
         if seq != self._head:
             self._head = int(seq)
             await self._follow()
@@ -281,18 +309,18 @@ class PostgresStore:
     # -- vectors -------------------------------------------------------------------------------------------------
 
     async def extent(self, scope: Scope, model: str) -> Extent:
-        return await self._in_realm(scope, lambda db, realm: _extent(db, realm, model), Extent(0, 0, 0))
+        found = await self._in_realm(scope, lambda db, realm: db.execute(EXTENT, (realm, kept(model))))
+        return next((Extent(*row) for row in await fetched(found)), Extent(0, 0, 0))
 
     async def vectors(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, bytes]]:
-        async def read(db: Db, realm: int) -> list[Any]:
-            group = (await _extent(db, realm, model)).group
-            return await fetch(db, VECTORS, (realm, group, start, limit), binary=True)
+        async def read(db: Db, realm: int) -> Sent:
+            return await db.execute(VECTORS, (realm, realm, kept(model), start, limit), binary=True)
 
-        return await self._in_realm(scope, read, [])
+        return [(slot, value) for slot, value in await fetched(await self._in_realm(scope, read))]
 
     async def embedded(self, scope: Scope, model: str, *, start: int, limit: int) -> list[tuple[int, Embedding]]:
         async def read(db: Db, realm: int) -> list[tuple[int, Embedding]]:
-            group = (await _extent(db, realm, model)).group
+            group = _only(await fetch(db, EXTENT, (realm, kept(model))))
             its = await _embedded(db, realm, group, start, limit)
             found = [(whose, list(some)) for whose, some in islice(groupby(its, lambda row: row[2:]), limit)]
             named = [row for (row, *_), _ in found]
@@ -305,66 +333,59 @@ class PostgresStore:
                 for (row, id, version), some in found
             ]
 
-        return await self._in_realm(scope, read, [])
+        return await self._in_realm(scope, read) or []
 
     async def holes(self, scope: Scope, model: str, *, after: int) -> list[int]:
-        async def read(db: Db, realm: int) -> list[int]:
-            group = (await _extent(db, realm, model)).group
-            sql = "SELECT slot FROM holes WHERE realm = %s AND grp = %s AND hole >= %s ORDER BY hole"
-            return [slot for (slot,) in await fetch(db, sql, (realm, group, after))]
-
-        return await self._in_realm(scope, read, [])
+        sql = f"SELECT slot FROM holes WHERE realm = %s AND grp = {GROUP} AND hole >= %s ORDER BY hole"
+        found = await self._in_realm(scope, lambda db, realm: db.execute(sql, (realm, realm, kept(model), after)))
+        return [slot for (slot,) in await fetched(found)]
 
     async def slots(self, query: Query, model: str, *, start: int = 0, limit: int | None = None) -> NDArray[np.int64]:
-        async def read(db: Db, realm: int) -> NDArray[np.int64]:
-            group = (await _extent(db, realm, model)).group
+        async def read(db: Db, realm: int) -> Sent:
             condition, values = where(query, realm)
-            sql = (
+            found = (
                 "SELECT v.slot FROM records r JOIN vectors v ON v.realm = r.realm AND v.row_id = r.row_id"
-                f" WHERE {condition} AND v.grp = %s AND v.slot >= %s ORDER BY v.slot LIMIT %s"
+                f" WHERE {condition} AND v.grp = {GROUP} AND v.slot >= %s ORDER BY v.slot LIMIT %s"
             )
-            found = await fetch(db, sql, (*values, group, start, limit), binary=True)
-            return np.fromiter((slot for (slot,) in found), np.int64, len(found))
+            sql = f"SELECT array_send(array_agg(slot::bigint)) FROM ({found}) s"
+            return await db.execute(sql, (*values, realm, kept(model), start, limit), binary=True)
 
-        return await self._in_realm(query.scope, read, np.zeros(0, np.int64))
+        found = await fetched(await self._in_realm(query.scope, read))
+        return numbers(found[0][0] if found else None)
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        async def read(db: Db, realm: int) -> list[tuple[int, str, bytes]]:
-            group = (await _extent(db, realm, model)).group
+        async def read(db: Db, realm: int) -> Sent:
             condition, values = where(query, realm, of_given=True)
-            wanted = [slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS]
-            found = await fetch(db, OWNERS + condition, (realm, group, wanted, *values), binary=True)
-            return [(slot, given(id), value) for slot, id, value in found]
+            wanted = Numbers([slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS])
+            return await db.execute(OWNERS + condition, (realm, realm, kept(model), wanted, *values), binary=True)
 
-        return await self._in_realm(query.scope, read, [])
+        owned = [
+            (slot, given(id), value, row)
+            for slot, id, value, row in await fetched(await self._in_realm(query.scope, read))
+        ]
+        if len(self._places) >= PLACES_KEPT:
+            self._places.clear()
+        self._places.update({(query.scope.realm, id): row for _, id, _, row in owned})
+        return [(slot, id, value) for slot, id, value, _ in owned]
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
-        found = [b""] * len(which)
+        async def read(db: Db, realm: int) -> Sent:
+            ids, versions = [kept(id) for id, _ in which], [version for _, version in which]
+            return await db.execute(TOKENS, (ids, versions, realm, realm, kept(model)), binary=True)
 
-        async def read(db: Db, realm: int) -> None:
-            group = (await _extent(db, realm, model)).group
-            values = ([kept(id) for id, _ in which], [version for _, version in which], realm, group)
-            for n, value in await fetch(db, TOKENS, values, binary=True):
-                found[n - 1] = value
-
-        if which:
-            await self._in_realm(scope, read, None)
-        return found
+        found = await self._in_realm(scope, read) if which else None
+        told = dict(await fetched(found))
+        return [told.get(n, b"") for n in range(1, len(which) + 1)]
 
     async def recalls(self, scope: Scope, ids: Sequence[str]) -> dict[str, datetime]:
-        async def read(db: Db, realm: int) -> dict[str, datetime]:
-            sql = "SELECT id, at FROM recalls WHERE realm = %s AND id = ANY(%s::text[])"
-            found = await fetch(db, sql, (realm, bound([list(ids)])[0]))
-            return {given(id): rows.moment(at) for id, at in found}
-
-        return await self._in_realm(scope, read, {})
+        sql = "SELECT id, at FROM recalls WHERE realm = %s AND id = ANY(%s::text[])"
+        found = await self._in_realm(scope, lambda db, realm: db.execute(sql, (realm, bound([list(ids)])[0])))
+        return {given(id): rows.moment(at) for id, at in await fetched(found)}
 
     async def last_recalls(self, scope: Scope, *, after: str = "", limit: int = 1000) -> list[tuple[str, datetime]]:
-        async def read(db: Db, realm: int) -> list[tuple[str, datetime]]:
-            sql = "SELECT id, at FROM recalls WHERE realm = %s AND id > %s ORDER BY id LIMIT %s"
-            return [(given(id), rows.moment(at)) for id, at in await fetch(db, sql, (realm, kept(after), limit))]
-
-        return await self._in_realm(scope, read, [])
+        sql = "SELECT id, at FROM recalls WHERE realm = %s AND id > %s ORDER BY id LIMIT %s"
+        found = await self._in_realm(scope, lambda db, realm: db.execute(sql, (realm, kept(after), limit)))
+        return [(given(id), rows.moment(at)) for id, at in await fetched(found)]
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         tenant, space = bound(scope.realm) if scope else (None, None)
@@ -406,16 +427,16 @@ class PostgresStore:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    async def _in_realm(self, scope: Scope, work: Callable[[Db, int], Awaitable[T]], otherwise: T) -> T:
-        """Do the work, which reads in this realm alone; return `otherwise` where there is no such realm."""
+    async def _in_realm(self, scope: Scope, work: Callable[[Db, int], Awaitable[T]]) -> T | None:
+        """Do the work, which reads in this realm alone; return None where there is no such realm."""
 
-        async def read(db: Db) -> T:
+        async def read(db: Db) -> T | None:
             realm = known.get(scope.realm)
             if realm is None:
                 sql = "SELECT realm FROM realms WHERE tenant = %s AND space = %s"
-                realm = await _one(db, sql, bound(scope.realm), None)
-                if realm is None:
-                    return otherwise
+                realm = _only(await fetch(db, sql, bound(scope.realm)))
+                if not realm:
+                    return None
                 known[scope.realm] = realm
             return await work(db, realm)
 
@@ -423,7 +444,7 @@ class PostgresStore:
         return await (self._here.replica or self._here.pool).read([scope.tenant], read)
 
     async def _everywhere(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return await self._here.pool.read(None, lambda db: fetch(db, sql, values))
+        return await fetched(await self._here.pool.read(None, lambda db: db.execute(sql, values)))
 
     async def _aside(self, work: Callable[[Connection[Any]], T], *, writes: bool = False) -> T:
         """Do work that takes its time on a connection of its own, in a thread."""
@@ -465,9 +486,15 @@ def _finding(query: Query, realm: int) -> tuple[str, list[Any]]:
     return f"{' UNION ALL '.join(parts)} ORDER BY {order} LIMIT %s", [*values, query.limit]
 
 
-async def _extent(db: Db, realm: int, model: str) -> Extent:
-    found = await fetch(db, EXTENT, (realm, kept(model)))
-    return Extent(*found[0]) if found else Extent(0, 0, 0)
+def _at(query: Query, realm: int, places: Mapping[str, int]) -> tuple[str, list[Any]]:
+    """Return the statement that finds which of the records that were met at these rows match."""
+    condition, values = where(dataclasses.replace(query, ids=None), realm, of_given=True)
+    return PLACED + condition, [Numbers(list(places.values())), *values]
+
+
+def _only(found: Sequence[tuple[Any, ...]]) -> int:
+    """Return the number that begins the one row there may be; 0 where there is none."""
+    return int(found[0][0]) if found else 0
 
 
 async def _embedded(db: Db, realm: int, group: int, start: int, limit: int) -> list[tuple[Any, ...]]:
@@ -483,11 +510,6 @@ async def _embedded(db: Db, realm: int, group: int, start: int, limit: int) -> l
 
 def _floats(some: Sequence[tuple[Any, ...]]) -> NDArray[np.float32]:
     return np.stack([np.frombuffer(value, "<f2") for _, value, *_ in some]).astype(np.float32)
-
-
-async def _one(db: Db, sql: str, values: Sequence[Any], otherwise: Any = 0) -> Any:
-    found = await fetch(db, sql, values)
-    return found[0][0] if found else otherwise
 
 
 open = PostgresStore

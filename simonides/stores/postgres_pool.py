@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncCursor, Connection
 from psycopg.pq import TransactionStatus
 
 from ..errors import Invalid, Unavailable
@@ -21,9 +22,10 @@ WAIT_S = 30.0  # how long a connection is waited for when all are lent
 
 T = TypeVar("T")
 Db = AsyncConnection[Any]
+Sent = AsyncCursor[Any]  # a statement that was sent, and then its rows
 
 # What a transaction may see, until it ends: the realms of these tenants, or all of them.
-TENANTS = "SELECT set_config('simonides.tenant', %s::text[]::text, true)"
+TENANTS = "SELECT set_config('simonides.tenant', %s, true)"
 ALL = "SELECT set_config('simonides.all', 'on', true)"
 
 SESSION = (
@@ -63,7 +65,8 @@ class Pool:
     async def read(self, tenants: Sequence[str] | None, work: Callable[[Db], Awaitable[T]]) -> T:
         """Do the work in one transaction, which sees the realms of these tenants (None: of all), and only reads.
 
-        Where the connection was lost it is done once more.
+        Where the connection was lost it is done once more. A cursor that the work returns has its rows when this
+        returns: what waits for none of its rows itself takes one trip to the server, however many statements it is.
         """
         try:
             try:
@@ -86,7 +89,7 @@ class Pool:
         if self._closed:
             raise Invalid("this memory is closed")
         try:
-            await asyncio.wait_for(self._free.acquire(), WAIT_S)
+            await (asyncio.wait_for(self._free.acquire(), WAIT_S) if self._free.locked() else self._free.acquire())
         except TimeoutError:
             raise Unavailable(
                 f"all {self.address.pool} connections to PostgreSQL were busy for {WAIT_S:.0f} seconds: raise pool="
@@ -137,9 +140,21 @@ class Pool:
 async def see(db: Db, tenants: Iterable[str] | None) -> None:
     if tenants is None:
         await db.execute(ALL)
-    else:
-        await db.execute(TENANTS, ([kept(tenant) for tenant in tenants],))
+    elif named := tuple(tenants):
+        await db.execute(TENANTS, (_array(named),))
+
+
+@lru_cache(maxsize=1_000)
+def _array(texts: tuple[str, ...]) -> str:
+    """Return the texts as PostgreSQL writes an array."""
+    escaped = (kept(text).replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in escaped) + "}"
 
 
 async def fetch(db: Db, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
     return await (await db.execute(sql, values, binary=binary)).fetchall()
+
+
+async def fetched(cursor: Sent | None) -> list[tuple[Any, ...]]:
+    """Return the rows of what was sent; None: nothing was."""
+    return await cursor.fetchall() if cursor else []

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import pq
+from psycopg.adapt import Dumper
 
 from ..query import Query
 from ..record import Record, Scope, Span
@@ -22,6 +28,9 @@ TYPES = {
     **dict.fromkeys(("at", "valid_since", "valid_until", "known_since", "known_until", "begun"), "bigint"),
 }
 QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
+
+BIGINT, BIGINTS = 20, 1016  # PostgreSQL's numbers of the types bigint and bigint[]
+NUMBER = np.dtype([("size", ">i4"), ("number", ">i8")])
 
 _ESCAPED = re.compile("\x01([\x01\x02])")
 _REAL = {"\x01": "\x00", "\x02": "\x01"}
@@ -65,7 +74,37 @@ def as_row(record: Record, realm: int, known: Span) -> list[Any]:
 
 
 def as_record(row: Sequence[Any], scope: Scope) -> Record:
-    return rows.as_record(unbound(row), scope)
+    """Return the record of a row of COLUMNS. What is JSON needs no look: it has such characters escaped anyway."""
+    (_, id, _, user, agent, session, _, _, part_of, folder, _, _, _, source, _, _, _, _, _, _, _, _, _, text, _) = row
+    if "\x01" in text or "\x01" in f"{id}{user}{agent}{session}{part_of}{folder}{source}":
+        row = unbound(row)
+    return rows.as_record(tuple(row), scope)
+
+
+class Numbers:
+    """Numbers on their way to PostgreSQL, as an array of bigint is sent: numpy writes it ten times as fast."""
+
+    def __init__(self, numbers: Sequence[int] | NDArray[np.int64]) -> None:
+        sent = np.empty(len(numbers), NUMBER)
+        sent["size"], sent["number"] = 8, numbers
+        self.bytes = struct.pack(">iiiii", 1, 0, BIGINT, len(numbers), 1) + sent.tobytes()
+
+
+class _NumbersDumper(Dumper):
+    format, oid = pq.Format.BINARY, BIGINTS
+
+    def dump(self, obj: Numbers) -> bytes:
+        return obj.bytes
+
+
+psycopg.adapters.register_dumper(Numbers, _NumbersDumper)
+
+
+def numbers(sent: bytes | None) -> NDArray[np.int64]:
+    """Return the numbers of an array of bigint as PostgreSQL sends it: a header of 20 bytes, and each with its size."""
+    if sent is None or len(sent) < 20:
+        return np.zeros(0, np.int64)
+    return np.frombuffer(sent, NUMBER, offset=20)["number"].astype(np.int64)
 
 
 def where(query: Query, realm: int, *, of_given: bool = False, by: By = NOTHING) -> tuple[str, list[Any]]:

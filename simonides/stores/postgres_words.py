@@ -7,18 +7,19 @@ is; trigrams would find parts of words, which no other store here does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import words as language
 from ..query import Query
-from ..record import Record
+from ..record import Record, Scope
 from . import rows
-from .bm25 import Postings, Rows, lengths
-from .postgres_pool import Db, fetch
-from .postgres_rows import as_record, term_number, where
+from .bm25 import Postings, Rows, best
+from .postgres_pool import Db, Sent, fetch, fetched
+from .postgres_rows import Numbers, as_record, numbers, term_number, where
 
 DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
 DF_BUDGET = 20_000  # postings that one question may read
@@ -27,7 +28,8 @@ NARROW = 20_000  # rows up to which all of a label, a user or a session are read
 FREQUENCIES_KEPT = 50_000
 LATEST = 2**62  # later than every row
 
-SAID = "array_agg((row_id << 4) + often)"  # a number for both: half as much to send
+SAID = "array_send(array_agg((row_id << 4) + often))"  # a number for both, sent as it is: numpy reads it
+VERSIONS = "SELECT versions FROM realms WHERE realm = %s"
 LISTS = f"""
     SELECT t.n, (SELECT {SAID} FROM words w WHERE w.realm = %s AND w.term = t.term)
     FROM unnest(%s::bigint[]) WITH ORDINALITY t (term, n)
@@ -42,83 +44,99 @@ FREQUENCIES = """
     FROM unnest(%s::bigint[]) t (term)
 """
 SIZES = """
-    SELECT array_agg(r.row_id), array_agg(octet_length(r.text)::bigint)
-    FROM records r WHERE r.row_id = ANY(%b::bigint[]) AND """
+    SELECT array_send(array_agg(r.row_id)), array_send(array_agg(octet_length(r.text)::bigint))
+    FROM records r WHERE r.row_id = ANY(%s::bigint[]) AND """
 FOUND = f"SELECT r.row_id, {rows.SELECT} FROM records r WHERE r.realm = %s AND r.row_id = ANY(%s::bigint[])"
+
+
+Scored = tuple[Sent, dict[int, float]]  # what rows there are was asked, and the scores of the best, best first
+Spread = tuple[int, dict[int, int]]  # how many versions there are, and in about how many each term is
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How many versions a realm has was asked, and of those of the terms that were not known how common they are."""
+
+    realm: int
+    terms: Sequence[int]
+    versions: Sent
+    counts: Sent | None
 
 
 class Words:
     def __init__(self) -> None:
         self._frequencies: dict[tuple[int, int], tuple[int, int]] = {}  # of a realm's term: how many, of how many
+        self._versions: dict[int, int] = {}  # of a realm, when it was last asked
 
     def forget(self) -> None:
         self._frequencies.clear()
 
-    async def find(self, db: Db, realm: int, query: Query, text: str) -> list[tuple[Record, float]]:
-        versions = await _versions(db, realm)
-        terms = await self._affordable(db, realm, list(map(term_number, language.asked(text))), versions)
-        best: dict[int, float] = {}
+    async def find(self, db: Db, realm: int, query: Query, text: str) -> Scored | None:
+        """Ask for what says the words best; `said` returns it."""
+        asked = list(map(term_number, language.asked(text)))
+        while (found := await self.told(await self.ask(db, realm, asked))) is None:
+            pass
+        versions, counted = found
+        terms = _affordable(counted, versions)
+        scores: dict[int, float] = {}
         if terms and query.limit > 0:
             async for postings in self._postings(db, realm, terms, versions):
-                best |= await _best(db, query, realm, postings, query.limit - len(best))
-                if len(best) >= query.limit:
+                scores |= await _best(db, query, realm, postings, query.limit - len(scores))
+                if len(scores) >= query.limit:
                     break
-        if not best:
-            return []
-        found = {row[0]: as_record(row[1:], query.scope) for row in await fetch(db, FOUND, (realm, list(best)))}
-        return [(found[row], score) for row, score in best.items() if row in found]
+        return (await db.execute(FOUND, (realm, Numbers(list(scores)))), scores) if scores else None
 
-    async def spread(self, db: Db, realm: int, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        versions = await _versions(db, realm)
-        counted = await self._counted(db, realm, list(map(term_number, terms)), versions)
-        return versions, {term: counted[term_number(term)] for term in terms}
+    async def ask(self, db: Db, realm: int, terms: Sequence[int]) -> Asked:
+        """Ask how common the terms are, as far as that is not known of as many versions as there were last time."""
+        unknown = [term for term in set(terms) if not self._is_known(realm, term, self._versions.get(realm, 0))]
+        versions = await db.execute(VERSIONS, (realm,))
+        counts = await db.execute(FREQUENCIES, (realm, Numbers(unknown)), binary=True) if unknown else None
+        return Asked(realm, terms, versions, counts)
+
+    async def told(self, asked: Asked) -> Spread | None:
+        """Return what was asked; None where the versions have become so many that more is to be asked."""
+        realm, counts = asked.realm, await fetched(asked.counts)
+        versions = next((int(count) for (count,) in await asked.versions.fetchall()), 0)
+        if len(self._frequencies) + len(counts) > FREQUENCIES_KEPT:
+            self._frequencies.clear()
+        self._frequencies.update({(realm, term): (count, versions) for term, count in counts})
+        self._versions[realm] = versions
+        if not versions:
+            return 0, dict.fromkeys(asked.terms, 0)
+        if not all(self._is_known(realm, term, versions) for term in asked.terms):
+            return None
+        return versions, {term: self._frequencies.get((realm, term), (0, 0))[0] for term in asked.terms}
+
+    def _is_known(self, realm: int, term: int, versions: int) -> bool:
+        """Whether the term was counted among about so many: a count is trusted until they have grown by a quarter."""
+        _, then = self._frequencies.get((realm, term), (0, 0))
+        return bool(then) and then * 0.8 <= versions <= then * 1.25
 
     async def _postings(self, db: Db, realm: int, terms: Sequence[int], versions: int) -> AsyncIterator[Postings]:
         """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
         frequent = self._frequencies.get((realm, terms[0]), (0, 0))[0]
         if len(terms) == 1 and frequent > DF_BUDGET:
             before = LATEST
-            while len(lately := await _array(db, LATELY, (realm, terms[0], before, DF_BUDGET))):
+            while len(lately := numbers(await _one(db, LATELY, (realm, terms[0], before, DF_BUDGET)))):
                 yield Postings.of([_repeated(lately)], versions)
                 before = int(lately.min()) >> 4
         else:
-            found = await db.execute(LISTS, (realm, list(terms)), binary=True)
-            result = await _result(found)
-            lists = [_numbers(result.get_value(n, 1)) for n in range(result.ntuples)]
-            yield Postings.of(list(map(_repeated, lists)), versions)
-
-    async def _affordable(self, db: Db, realm: int, terms: list[int], versions: int) -> list[int]:
-        """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
-        if versions <= DF_ROWS or not terms:
-            return terms if versions else []
-        counted = await self._counted(db, realm, terms, versions)
-        kept, spent = list[int](), 0
-        for frequency, term in sorted((counted[term], term) for term in terms):
-            if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
-                break
-            if frequency:
-                kept.append(term)
-                spent += frequency
-        return kept
-
-    async def _counted(self, db: Db, realm: int, terms: Sequence[int], versions: int) -> dict[int, int]:
-        """Return in about how many versions each is; a count is trusted until the realm has grown by a quarter."""
-
-        def trusted(term: int) -> bool:
-            _, then = self._frequencies.get((realm, term), (0, 0))
-            return bool(then) and then * 0.8 <= versions <= then * 1.25
-
-        if unknown := [term for term in set(terms) if not trusted(term)]:
-            if len(self._frequencies) + len(unknown) > FREQUENCIES_KEPT:
-                self._frequencies.clear()
-            for term, count in await fetch(db, FREQUENCIES, (realm, unknown)):
-                self._frequencies[realm, term] = count, versions
-        return {term: self._frequencies.get((realm, term), (0, 0))[0] for term in terms}
+            found = await fetch(db, LISTS, (realm, Numbers(terms)), binary=True)
+            yield Postings.of([_repeated(numbers(sent)) for _, sent in found], versions)
 
 
-async def _versions(db: Db, realm: int) -> int:
-    found = await fetch(db, "SELECT versions FROM realms WHERE realm = %s", (realm,))
-    return int(found[0][0]) if found else 0
+def _affordable(counted: Mapping[int, int], versions: int) -> list[int]:
+    """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
+    if versions <= DF_ROWS:
+        return list(counted) if versions else []
+    kept, spent = list[int](), 0
+    for frequency, term in sorted((frequency, term) for term, frequency in counted.items()):
+        if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
+            break
+        if frequency:
+            kept.append(term)
+            spent += frequency
+    return kept
 
 
 async def _best(db: Db, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:
@@ -128,36 +146,22 @@ async def _best(db: Db, query: Query, realm: int, postings: Postings, limit: int
     found, long = np.zeros(0, np.int64), np.zeros(0, np.int64)
     while start < len(order) and len(found) < limit:
         leading = postings.rows[np.sort(order[start : start + size])]
-        cursor = await db.execute(SIZES + condition, (leading.tolist(), *values), binary=True)
-        result = await _result(cursor)
-        found = np.concatenate((found, _numbers(result.get_value(0, 0))))
-        long = np.concatenate((long, _numbers(result.get_value(0, 1))))
+        [(its, sizes)] = await fetch(db, SIZES + condition, (Numbers(leading), *values), binary=True)
+        found, long = np.concatenate((found, numbers(its))), np.concatenate((long, numbers(sizes)))
         start, size = start + size, size * 8
-    if not len(found):
-        return {}
-    at = np.searchsorted(postings.rows, found)
-    scores = postings.scores(lengths(len(postings.rows), at, long))[at]
-    best = np.lexsort((found, -scores))[:limit]
-    return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
+    return best(postings, found, long, limit)
 
 
-async def _array(db: Db, sql: str, values: Sequence[Any]) -> Rows:
-    return _numbers((await _result(await db.execute(sql, values, binary=True))).get_value(0, 0))
+async def said(found: Scored, scope: Scope) -> list[tuple[Record, float]]:
+    """Return the records that `Words.find` has asked for, best first, with their scores."""
+    cursor, scores = found
+    records = {row[0]: as_record(row[1:], scope) for row in await cursor.fetchall()}
+    return [(records[row], score) for row, score in scores.items() if row in records]
 
 
-async def _result(cursor: Any) -> Any:
-    """Return the result as it was sent, whose arrays numpy reads a hundred times as fast."""
-    if cursor.pgresult is None:
-        await cursor.fetchall()
-    return cursor.pgresult
-
-
-def _numbers(sent: bytes | None) -> Rows:
-    """Return the numbers of an array of bigint as PostgreSQL sends it: a header of 20 bytes, and each with its size."""
-    if sent is None or len(sent) < 20:
-        return np.zeros(0, np.int64)
-    each = np.frombuffer(sent, np.dtype([("size", ">i4"), ("number", ">i8")]), offset=20)
-    return each["number"].astype(np.int64)
+async def _one(db: Db, sql: str, values: Sequence[Any]) -> Any:
+    [(found,)] = await fetch(db, sql, values, binary=True)
+    return found
 
 
 def _repeated(said: Rows) -> Rows:

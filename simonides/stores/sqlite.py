@@ -36,7 +36,7 @@ from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store, check_log
 from . import rows, sqlite_rows
-from .bm25 import Postings, lengths
+from .bm25 import Postings, best
 from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
 from .sqlite_migrations import SCHEMA, check_known, migrate, version
@@ -377,12 +377,7 @@ class SqliteStore:
             more = sizes(db, leading, where, values)
             found, long = np.concatenate((found, more[0])), np.concatenate((long, more[1]))
             start, size = start + size, size * 8
-        if not len(found):
-            return {}
-        at = np.searchsorted(postings.rows, found)
-        scores = postings.scores(lengths(len(postings.rows), at, long))[at]
-        best = np.lexsort((found, -scores))[:limit]
-        return dict(zip(found[best].tolist(), scores[best].tolist(), strict=True))
+        return best(postings, found, long, limit)
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
         """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
