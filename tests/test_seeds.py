@@ -13,7 +13,7 @@ import pytest
 
 from simonides import AsyncMemory
 from simonides.access import EVERYTHING
-from simonides.api import Desk
+from simonides.api import Desk, conversations
 from simonides.directories.memory import MemoryDirectory
 from simonides.directory import Grant
 from simonides.servers import streams
@@ -118,6 +118,33 @@ async def test_pages_hold_everything_once(house: House) -> None:
     assert len(found) == 7 and set(found) == ids
     refused(await house.ana.get(f"{V1}/conversations", params={"page": 0}), 422)
     refused(await house.ana.get(f"{V1}/conversations", params={"page_size": 0}), 422)
+
+
+async def test_whoever_counts_pages_comes_to_the_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "PAGE", 2)  # a store gives 10,000 at once
+    ids = {(await begun(house.ana, label=f"n{n}", messages=[]))["id"] for n in range(7)}
+    pages = [
+        fine(await house.ana.get(f"{V1}/conversations", params={"page": number, "page_size": 3}))
+        for number in (1, 2, 3, 4, 9_999)
+    ]
+    assert [len(page["results"]) for page in pages] == [3, 3, 1, 0, 0]
+    assert {each["id"] for page in pages for each in page["results"]} == ids
+    assert [page["next"] is None for page in pages] == [False, False, True, True, True]
+
+
+async def test_a_conversation_is_shown_and_exported_to_its_beginning(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "PAGE", 2)
+    said = [{"role": "user", "content": f"line {n}"} for n in range(5)]
+    url = f"{V1}/conversations/{(await begun(house.ana, messages=said))['id']}"
+    for archived in (False, True):
+        if archived:
+            fine(await house.ana.put(f"{url}/archive"))
+        exported = fine(await house.ana.get(f"{url}/export"))["messages"]
+        shown = fine(await house.ana.get(url, params={"messages": True}))["messages"]
+        assert exported == shown and [each["text"] for each in shown] == [f"line {n}" for n in range(5)]
+    assert "line 0" in fine(await house.ana.get(f"{url}/export", params={"format": "markdown"}))["text"]
 
 
 async def test_a_folder_leaves_the_label_alone_and_a_label_the_folder(house: House) -> None:

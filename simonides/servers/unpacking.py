@@ -1,7 +1,7 @@
 """Bodies that come compressed (gzip, zstd) are unpacked on their way in, so that nobody behind sees anything else.
 
 What comes out is handed on in pieces, which whoever stands behind counts: a small body that unpacks to a large one is
-refused as the large one would be. What cannot be unpacked is refused when it is read, so after it is known who sends it.
+refused as the large one would be. What cannot be unpacked is refused when it is read: by then it is known who sends it.
 """
 
 from __future__ import annotations

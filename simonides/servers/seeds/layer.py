@@ -17,7 +17,7 @@ from ..http import SLASH, principal_of, problems_of
 from . import kept
 
 NAME = "memory_id"  # in the metadata: the caller's own name of a memory
-ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
+ERRORS = problems_of(401, 403, 409, 413, 415, 422, 429, 503, 507)
 
 
 class Add(BaseModel):

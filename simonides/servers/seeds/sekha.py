@@ -16,7 +16,7 @@ from ...wire import hits_of
 from ..http import principal_of, problems_of
 
 PAGE_MAX = 1000
-ERRORS = problems_of(401, 403, 422, 429, 503)
+ERRORS = problems_of(401, 403, 413, 415, 422, 429, 503)
 
 
 class Filters(BaseModel):
@@ -202,7 +202,7 @@ def mount(made: FastAPI) -> None:
 
     @made.post(
         f"{PREFIX}/prune/execute", name="prune_execute", tags=["upkeep"], response_model=Executed,
-        responses=problems_of(401, 403, 404, 409, 422, 429, 503, 507),
+        responses=problems_of(401, 403, 404, 409, 413, 415, 422, 429, 503, 507),
     )  # fmt: skip
     async def prune_execute(request: Request, body: Execute) -> Any:
         """Archive these conversations with their messages, all of them or none; `organise` brings them back."""
