@@ -233,6 +233,21 @@ async def test_every_filter_holds(house: House) -> None:
     refused(await house.ana.post(f"{V1}/query", json={"query": "x", "filters": {"labl": "food"}}), 422)
 
 
+async def test_null_is_as_good_as_nothing(house: House) -> None:
+    """So clients write what they leave open."""
+    await begun(house.ana)
+    nothing = {"filters": None, "limit": None, "offset": None}
+    assert len(await queried(house.ana, **nothing)) == len(await queried(house.ana)) > 0
+    nothing = {"query": "walnuts", "top_k": None, "session_id": None}
+    assert fine(await house.ana.post("/memory/search", json=nothing))["results"]
+    nothing = {"query": "walnuts", "memory_type": None, "filters": None}
+    assert fine(await house.ana.post("/memories/search", json=nothing)) == {"memories": []}
+    assembled = {"query": "walnuts", "preferred_labels": [], "context_budget": 100, "excluded_folders": None}
+    assert fine(await house.ana.post(f"{V1}/context/assemble", json=assembled))
+    text = {"text": "a text", "session_id": None, "id": None, "metadata": None}
+    fine(await house.ana.post("/memory", json=text), 202)
+
+
 @pytest.mark.parametrize("query", ODD, ids=ascii)
 async def test_any_text_may_be_asked_for(house: House, query: str) -> None:
     await begun(house.ana)
