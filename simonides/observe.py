@@ -182,9 +182,7 @@ def resident() -> float:
 
 
 def own() -> float:
-    """Return the bytes in RAM that this process shares with no file, as the pages of a store that is mapped; 0 where the
-    system does not say.
-    """
+    """Return the bytes in RAM that are of no file, as mapped pages of a store are; 0 where the system does not say."""
     try:
         with open("/proc/self/status", "rb") as said:
             return next(float(line.split()[1]) * 1024 for line in said if line.startswith(b"RssAnon:"))
