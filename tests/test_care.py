@@ -31,6 +31,7 @@ from simonides.directory import Grant
 from simonides.errors import Conflict, Unavailable
 from simonides.kinds import Conversation
 from simonides.servers import care, logs, proxy
+from simonides.servers.http import OPEN
 from simonides.serving import Serving
 
 TEXT = "The lighthouse keeper is called Ursula."
@@ -184,6 +185,18 @@ def test_answers_are_marked(server: Served) -> None:
     assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
     assert "default-src 'none'" in headers["content-security-policy"] and "server" not in headers
     assert "script-src 'self'" in get(server, "/docs").headers["content-security-policy"]
+
+
+def test_no_route_of_the_whole_server_opens_without_a_key(locked: Served) -> None:
+    made = locked.house.made
+    routes = {(method, route.path) for route in made.routes for method in getattr(route, "methods", None) or ("GET",)}
+    routes |= {(method.upper(), path) for path, methods in made.openapi()["paths"].items() for method in methods}
+    there = {path for _, path in routes}
+    assert {"/mcp", "/metrics", "/v1/{path:path}", "/health", "/capabilities", "/memory", "/memories/{coord}"} <= there
+    with httpx.Client(base_url=locked.url) as client:
+        for method, path in sorted(routes):
+            status = client.request(method, re.sub(r"{[^}]*}", "x", path)).status_code
+            assert status == (200 if path in OPEN else 401), (method, path)
 
 
 # -- bodies -------------------------------------------------------------------------------------------------------
