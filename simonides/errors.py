@@ -65,9 +65,10 @@ class Limited(SimonidesError):
     code = "limited"
     retryable = True
 
-    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0, rate: int | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.rate = rate  # calls a minute that there may be, where that is what it is about
 
 
 class Damaged(SimonidesError):

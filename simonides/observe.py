@@ -64,6 +64,8 @@ class Observer:
         self.tokens = Counter("simonides_embedding_tokens", "Tokens of the texts embedded", registry=made)
         rss = Gauge("simonides_memory_rss_bytes", "Memory of this process that is in RAM", registry=made)
         rss.set_function(resident)
+        heap = Gauge("simonides_memory_heap_bytes", "Of that, what is of no file: its own", registry=made)
+        heap.set_function(own)
         Gauge("simonides_info", "This server", ["version"], registry=made).labels(VERSION).set(1)
         ProcessCollector(registry=made)
 
@@ -176,6 +178,15 @@ def resident() -> float:
         with open("/proc/self/statm", "rb") as said:
             return float(said.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def own() -> float:
+    """Return the bytes in RAM that are of no file, as mapped pages of a store are; 0 where the system does not say."""
+    try:
+        with open("/proc/self/status", "rb") as said:
+            return next(float(line.split()[1]) * 1024 for line in said if line.startswith(b"RssAnon:"))
+    except (OSError, ValueError, IndexError, StopIteration):
         return 0.0
 
 

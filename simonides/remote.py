@@ -340,7 +340,12 @@ class AsyncRemoteMemory:
     @operation
     async def certificates(self, **whose: Unpack[Whose]) -> list[Certificate]:
         """Return the certificates of what was erased, the oldest first."""
-        return [certificate_of(each) for each in (await self._ask("certificates", dict(whose)))["results"]]
+        found, after = list[Certificate](), None
+        while True:
+            page = await self._ask("certificates", {**whose, "limit": PAGE, "after": after})
+            found += map(certificate_of, page["results"])
+            if (after := page.get("next")) is None:
+                return found
 
     @operation
     async def versions(self, *, limit: int = 500, after: Place | str | None = None, **which: Unpack[Which]) -> Versions:

@@ -235,6 +235,19 @@ async def test_pages_hold_everything_once_though_it_is_erased_meanwhile(client: 
 # -- versions -----------------------------------------------------------------------------------------------------
 
 
+async def test_certificates_come_in_pages() -> None:
+    async with house() as home, home.client() as client:
+        for number in range(3):
+            [kept] = (await ask(client, "remember", {"content": f"text {number}"})).json()["results"]
+            await ask(client, "erase", {"id": kept["id"]})
+        first = (await ask(client, "certificates", {"limit": 2})).json()
+        last = (await ask(client, "certificates", {"limit": 2, "after": first["next"]})).json()
+        assert (len(first["results"]), len(last["results"]), last["next"]) == (2, 1, None)
+        everything = (await ask(client, "certificates", {})).json()
+        assert everything == {"results": [*first["results"], *last["results"]], "next": None}
+        assert (await ask(client, "certificates", {"after": "nobody"})).status_code == 404
+
+
 async def test_an_etag_guards_what_it_was_read_from(client: httpx.AsyncClient) -> None:
     [record] = await written(client, "one")
     url = f"/api/v1/memories/{record['id']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gzip
+import inspect
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Served, served, until
 from starlette.responses import Response
@@ -28,7 +30,8 @@ from simonides.access import Permit
 from simonides.directory import Grant
 from simonides.errors import Conflict, Unavailable
 from simonides.kinds import Conversation
-from simonides.servers import care, logs
+from simonides.servers import care, logs, proxy
+from simonides.servers.http import OPEN
 from simonides.serving import Serving
 
 TEXT = "The lighthouse keeper is called Ursula."
@@ -149,6 +152,14 @@ async def test_cors_obeys_its_switch() -> None:
     assert ours not in (await asked(app, headers=page)).headers
 
 
+async def test_a_page_may_read_what_the_proxy_says_in_headers() -> None:
+    app = care.around(echo, lambda: Serving(cors_origins=("https://app.example",)))
+    answer = await asked(app, headers={"Origin": "https://app.example"})
+    shown = set(answer.headers["access-control-expose-headers"].split(", "))
+    said = set(re.findall(r'"(X-Simonides-[A-Za-z-]+)"', inspect.getsource(proxy._told)))
+    assert len(said) >= 4 and said <= shown
+
+
 async def test_a_page_cannot_send_to_a_server_that_asks_for_no_key() -> None:
     app, page = care.around(echo, Serving), {"Origin": "https://evil.example"}
     assert (await asked(app, method="POST", headers=page)).json()["code"] == "origin"
@@ -176,6 +187,18 @@ def test_answers_are_marked(server: Served) -> None:
     assert "script-src 'self'" in get(server, "/docs").headers["content-security-policy"]
 
 
+def test_no_route_of_the_whole_server_opens_without_a_key(locked: Served) -> None:
+    made = locked.house.made
+    routes = {(method, route.path) for route in made.routes for method in getattr(route, "methods", None) or ("GET",)}
+    routes |= {(method.upper(), path) for path, methods in made.openapi()["paths"].items() for method in methods}
+    there = {path for _, path in routes}
+    assert {"/mcp", "/metrics", "/v1/{path:path}", "/health", "/capabilities", "/memory", "/memories/{coord}"} <= there
+    with httpx.Client(base_url=locked.url) as client:
+        for method, path in sorted(routes):
+            status = client.request(method, re.sub(r"{[^}]*}", "x", path)).status_code
+            assert status == (200 if path in OPEN else 401), (method, path)
+
+
 # -- bodies -------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +217,68 @@ async def test_no_more_of_a_body_is_read_than_is_allowed() -> None:
         assert answer.status_code == 413 and answer.json()["code"] == "too_large"
     streamed = await asked(app, "/api/v1/import", "POST", content=pieces(megabyte, b"x"))
     assert streamed.text == str(2**20 + 1)
+
+
+PACKED = {"gzip": gzip.compress, "zstd": zstandard.compress}
+
+
+@pytest.mark.parametrize("coding", PACKED)
+def test_a_body_may_come_compressed(server: Served, coding: str) -> None:
+    pack, headers = PACKED[coding], {"Content-Encoding": coding, "Content-Type": "application/json"}
+    url, text = f"{server.url}/api/v1/memories", f"The boat came by {coding}"
+    said = json.dumps({"content": text}).encode()
+    kept = httpx.post(url, content=pack(said), headers=headers)
+    assert kept.status_code == 201 and kept.json()["results"][0]["text"] == text
+    first, *rest = get(server, "/api/v1/export").text.splitlines()
+    [own] = [line for line in rest if text in line]
+    lines = b"".join(pack(f"{line}\n".encode()) for line in (first, own))  # one behind the other
+    other = httpx.post(f"{server.url}/api/v1/import", content=lines, headers={"Content-Encoding": coding})
+    assert other.status_code == 200 and (other.json()["read"], other.json()["problems_count"]) == (1, 0), other.text
+    for broken in (pack(said)[:-3], said, b"\x00"):
+        refused = httpx.post(url, content=broken, headers=headers)
+        assert refused.status_code == 422 and coding in refused.json()["detail"]
+        refused = httpx.post(f"{server.url}/api/v1/import", content=broken, headers=headers)
+        assert refused.status_code == 422 and coding in refused.json()["detail"]
+    assert httpx.post(url, content=said, headers=headers | {"Content-Encoding": "identity"}).status_code == 201
+
+
+def test_another_compression_is_refused_with_those_there_are(server: Served, locked: Served) -> None:
+    headers = {"Content-Encoding": "br", "Content-Type": "application/json"}
+    refused = httpx.post(f"{server.url}/api/v1/memories", content=b"x", headers=headers)
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, zstd")
+    assert refused.json()["code"] == "media_type"
+    nobody = httpx.post(f"{locked.url}/api/v1/memories", content=b"x", headers=headers)
+    assert nobody.status_code == 401  # nothing is read of a stranger
+
+
+@pytest.mark.parametrize("coding", PACKED)
+async def test_a_small_body_that_unpacks_to_a_large_one_is_as_large(coding: str) -> None:
+    app, headers = care.around(echo, lambda: Serving(body_mb_max=1)), {"Content-Encoding": coding}
+    fits = PACKED[coding](b"x" * 2**20)
+    assert (await asked(app, method="POST", content=fits, headers=headers)).text == str(2**20)
+    answer = await asked(app, method="POST", content=PACKED[coding](b"x" * (2**20 + 1)), headers=headers)
+    assert answer.status_code == 413 and answer.json()["code"] == "too_large"
+    onward = await asked(app, "/v1/files", "POST", content=fits, headers=headers)
+    assert onward.text == str(len(fits))  # the proxy passes on what it is sent
+
+
+@pytest.mark.parametrize("coding", PACKED)
+async def test_what_unpacks_to_much_is_unpacked_piece_by_piece(coding: str) -> None:
+    largest = 0
+
+    async def listen(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal largest
+        while True:
+            message = await receive()
+            largest = max(largest, len(message["body"]))
+            if not message["more_body"]:
+                break
+        await Response("fine")(scope, receive, send)
+
+    bomb = PACKED[coding](b"x" * 200 * 2**20)
+    headers = {"Content-Encoding": coding}
+    answer = await asked(care.around(listen, Serving), "/api/v1/import", "POST", content=bomb, headers=headers)
+    assert answer.text == "fine" and 0 < largest <= 32 * 2**20
 
 
 def test_a_body_that_is_too_long_is_refused_at_every_route(server: Served) -> None:
@@ -226,6 +311,25 @@ def test_an_export_is_compressed_and_events_are_not(server: Served) -> None:
     with httpx.stream("GET", f"{server.url}/api/v1/events", headers={"Accept-Encoding": "gzip"}) as events:
         assert events.headers["content-type"].startswith("text/event-stream")
         assert "content-encoding" not in events.headers
+
+
+# -- too many calls -----------------------------------------------------------------------------------------------
+
+
+def test_who_calls_too_often_is_told_when_to_come_again() -> None:
+    grants = (
+        Grant(name="often", tenant="default", permits=Permit.READ, rate=2),
+        Grant(name="another", tenant="default", permits=Permit.READ),
+    )
+    with served(serving=Serving(port=0, require_key=True, directory="memory:"), grants=grants) as server:
+        often, another = (bearer(secret) for secret in server.keys)
+        calls = [get(server, path, headers=often) for path in ("/api/v1/stats", "/sessions/s/history", "/api/v1/stats")]
+        assert [each.status_code for each in calls] == [200, 200, 429]
+        assert [each.headers["ratelimit-remaining"] for each in calls] == ["1", "0", "0"]
+        assert {each.headers["ratelimit-limit"] for each in calls} == {"2"}
+        assert 1 <= int(calls[2].headers["retry-after"]) <= 62 and calls[2].json()["code"] == "limited"
+        assert get(server, "/v1/models", headers=often).status_code == 429
+        assert get(server, "/api/v1/stats", headers=another).status_code == 200
 
 
 # -- the log ------------------------------------------------------------------------------------------------------
@@ -322,7 +426,7 @@ def test_metrics_change_after_traffic(server: Served) -> None:
     assert more("simonides_embedding_requests_total['ok']") >= 2
     assert more("simonides_embedding_texts_total[]") >= 4 and more("simonides_embedding_tokens_total[]") > 12
     assert any(more(name) for name in after if name.startswith("simonides_embedding_duration_seconds_sum"))
-    assert after["simonides_memory_rss_bytes[]"] > 2**24
+    assert after["simonides_memory_rss_bytes[]"] > after["simonides_memory_heap_bytes[]"] > 2**24
     assert after["simonides_health_status['store']"] == 1
     assert after["simonides_api_requests_active[]"] == 1, "the one that reads them"
 

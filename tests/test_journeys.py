@@ -29,6 +29,7 @@ from simonides import (
     SimonidesError,
     Unavailable,
     exports,
+    remote,
 )
 from simonides.api import Desk
 from simonides.forgetting import Preview
@@ -129,6 +130,12 @@ def test_an_erase_shows_first_and_certifies_then(memory: Any) -> None:
     assert memory.find(user="ana") == [] and memory.count(user="ana") == 0
     with pytest.raises(NotFound):
         memory.get(kept[0].id, user="ana")
+
+
+def test_certificates_come_in_order_however_many_there_are(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAGE", 2)
+    made = [memory.forget(memory.remember(f"secret {n}", user="ana").id) for n in range(5)]
+    assert memory.certificates(user="ana") == made
 
 
 def test_pages_together_are_everything_once(memory: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from simonides import AsyncMemory
 from simonides.access import EVERYTHING
-from simonides.api import Desk
+from simonides.api import Desk, conversations
 from simonides.directories.memory import MemoryDirectory
 from simonides.directory import Grant
 from simonides.servers import streams
@@ -120,6 +120,33 @@ async def test_pages_hold_everything_once(house: House) -> None:
     refused(await house.ana.get(f"{V1}/conversations", params={"page_size": 0}), 422)
 
 
+async def test_whoever_counts_pages_comes_to_the_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "PAGE", 2)  # a store gives 10,000 at once
+    ids = {(await begun(house.ana, label=f"n{n}", messages=[]))["id"] for n in range(7)}
+    pages = [
+        fine(await house.ana.get(f"{V1}/conversations", params={"page": number, "page_size": 3}))
+        for number in (1, 2, 3, 4, 9_999)
+    ]
+    assert [len(page["results"]) for page in pages] == [3, 3, 1, 0, 0]
+    assert {each["id"] for page in pages for each in page["results"]} == ids
+    assert [page["next"] is None for page in pages] == [False, False, True, True, True]
+
+
+async def test_a_conversation_is_shown_and_exported_to_its_beginning(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "PAGE", 2)
+    said = [{"role": "user", "content": f"line {n}"} for n in range(5)]
+    url = f"{V1}/conversations/{(await begun(house.ana, messages=said))['id']}"
+    for archived in (False, True):
+        if archived:
+            fine(await house.ana.put(f"{url}/archive"))
+        exported = fine(await house.ana.get(f"{url}/export"))["messages"]
+        shown = fine(await house.ana.get(url, params={"messages": True}))["messages"]
+        assert exported == shown and [each["text"] for each in shown] == [f"line {n}" for n in range(5)]
+    assert "line 0" in fine(await house.ana.get(f"{url}/export", params={"format": "markdown"}))["text"]
+
+
 async def test_a_folder_leaves_the_label_alone_and_a_label_the_folder(house: House) -> None:
     id = (await begun(house.ana))["id"]
     fine(await house.ana.put(f"{V1}/conversations/{id}/folder", json={"folder": "/jobs/bridge"}))
@@ -204,6 +231,21 @@ async def test_every_filter_holds(house: House) -> None:
         found = await queried(house.ana, "walnuts", limit=50, filters=filters)
         assert {each["label"] for each in found} == labels, filters
     refused(await house.ana.post(f"{V1}/query", json={"query": "x", "filters": {"labl": "food"}}), 422)
+
+
+async def test_null_is_as_good_as_nothing(house: House) -> None:
+    """So clients write what they leave open."""
+    await begun(house.ana)
+    nothing = {"filters": None, "limit": None, "offset": None}
+    assert len(await queried(house.ana, **nothing)) == len(await queried(house.ana)) > 0
+    nothing = {"query": "walnuts", "top_k": None, "session_id": None}
+    assert fine(await house.ana.post("/memory/search", json=nothing))["results"]
+    nothing = {"query": "walnuts", "memory_type": None, "filters": None}
+    assert fine(await house.ana.post("/memories/search", json=nothing)) == {"memories": []}
+    assembled = {"query": "walnuts", "preferred_labels": [], "context_budget": 100, "excluded_folders": None}
+    assert fine(await house.ana.post(f"{V1}/context/assemble", json=assembled))
+    text = {"text": "a text", "session_id": None, "id": None, "metadata": None}
+    fine(await house.ana.post("/memory", json=text), 202)
 
 
 @pytest.mark.parametrize("query", ODD, ids=ascii)

@@ -216,6 +216,14 @@ def test_with_a_key_it_serves_others_and_asks_for_it(home: Path) -> None:
         assert server.said["keys"] is True
         assert httpx.get(f"{url}/api/v1/stats").status_code == 401
         assert httpx.get(f"{url}/api/v1/stats", headers={"X-API-Key": secret}).status_code == 200
+        for page, count in (("guides/keys", 2), ("operate/container", 2), ("operate/scaled", 1)):
+            shown = re.findall("^curl .*?(?=  #|$)", (ROOT / "docs" / f"{page}.md").read_text("utf-8"), re.MULTILINE)
+            assert len(shown) == count, page
+            for each in shown if shutil.which("curl") else ():
+                command = re.sub(r"http://[a-z0-9.]+:40020", url, each).replace("curl ", "curl -sS --fail ", 1)
+                environment = {**os.environ, "KEY": secret}
+                ran = subprocess.run(["sh", "-c", command], capture_output=True, env=environment, cwd=home)
+                assert ran.returncode == 0, f"{each}: {ran.stderr!r}"
         assert server.stop() == 0
         assert secret not in server.log.read_text()
 

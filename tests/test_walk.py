@@ -144,7 +144,7 @@ class Plain:
         if isinstance(value, float):
             return round(value, 2)
         if isinstance(value, str):
-            value = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+[\d:]+)?", "then", value)
+            value = re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+\d(Z|\+[\d:]+)?", "then", value)
             return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b[0-9a-f]{16,}\b", lambda found: self._id(found[0]), value)
         return value
 

@@ -13,7 +13,7 @@ from ..access import Permit
 from ..errors import NotFound
 from ..kinds import Conversation
 from ..query import Place
-from ..record import IMPORTANCE, Record
+from ..record import ARCHIVED, IMPORTANCE, Record
 from ..wire import Json, as_json
 from .memories import FILTERS, SEES_AND_WRITES, Named, erased, indexed, picked
 from .operation import Call, operation
@@ -33,6 +33,7 @@ from .shapes import (
 )
 
 NIL = "00000000-0000-0000-0000-000000000000"
+PAGE = 10_000  # records asked for at once
 NEAR = 2000  # characters of a conversation that are asked with for similar ones
 
 
@@ -216,11 +217,25 @@ class Look(Named):
 async def get_conversation(asked: Look, call: Call) -> Json:
     """Show a conversation, with its messages if asked."""
     talk = await the_conversation(call, asked.id)
-    said = await call.memory.messages(talk.id, limit=10_000, **call.whose) if asked.messages else None
+    said = await _said_in(call, talk) if asked.messages else None
     return {
         **await described(call, talk),
         "messages": None if said is None else [as_json(each) for each in said],
     }
+
+
+async def _said_in(call: Call, talk: Record) -> list[Record]:
+    """Return all that is part of a conversation, in order; of an archived one, what is archived too."""
+    found, archived = list[Record](), talk.status == ARCHIVED
+    after: Place | None = None
+    while True:
+        page = await call.memory.find(
+            conversation=talk.id, archived=archived, limit=PAGE, newest=True, after=after, **call.whose
+        )
+        found += page
+        if len(page) < PAGE:
+            return found[::-1]
+        after = Place.of(page[-1])
 
 
 class List(Which):
@@ -238,8 +253,7 @@ async def list_conversations(asked: List, call: Call) -> Json:
     filters = _filters(asked)
     skip = 0 if asked.after else (asked.page - 1) * size
     after = Place.read(asked.after) if asked.after else None
-    limit = min(skip + size + 1, 10_000)
-    found = (await call.memory.conversations(limit=limit, after=after, **filters, **call.whose))[skip:]
+    found = await _page(call, skip, size + 1, after, filters)
     shown, more = found[:size], len(found) > size
     total = await call.memory.count(**{**filters, "kinds": ["conversation"]}, **call.whose)
     results = await asyncio.gather(*(_listed(call, record) for record in shown))
@@ -250,6 +264,16 @@ async def list_conversations(asked: List, call: Call) -> Json:
         "page_size": size,
         "next": str(Place.of(shown[-1])) if more else None,
     }
+
+
+async def _page(call: Call, skip: int, size: int, after: Place | None, filters: dict[str, Any]) -> list[Record]:
+    """Return so many conversations behind so many, however many these are: whoever counts pages comes to the end."""
+    while skip:
+        passed = await call.memory.conversations(limit=min(skip, PAGE), after=after, **filters, **call.whose)
+        if len(passed) < min(skip, PAGE):
+            return []
+        after, skip = Place.of(passed[-1]), skip - len(passed)
+    return await call.memory.conversations(limit=size, after=after, **filters, **call.whose)
 
 
 async def _listed(call: Call, record: Record) -> Json:
@@ -339,7 +363,7 @@ class Exported(Shape):
 async def export_conversation(asked: Export, call: Call) -> Json:
     """Export a conversation with all that was said in it, as JSON or Markdown."""
     talk = await the_conversation(call, asked.id)
-    said = await call.memory.messages(talk.id, limit=10_000, **call.whose)
+    said = await _said_in(call, talk)
     return {
         "format": asked.format,
         "conversation": await described(call, talk),

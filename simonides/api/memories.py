@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from ..access import Permit
 from ..drafts import Content
-from ..errors import Forbidden, Invalid
+from ..errors import Forbidden, Invalid, NotFound
 from ..forgetting import Preview
 from ..kinds import KINDS
 from ..query import Place
@@ -349,10 +349,25 @@ async def erase(asked: EraseOne, call: Call) -> Json:
     return await erased(call, asked.id, dry_run=asked.dry_run)
 
 
+class ListCertificates(Asked):
+    limit: Limit = 100
+    after: Name | None = Field(None, description="What `next` of the last page said.")
+
+
 @operation("GET", "/certificates", needs=Permit.READ, gives=Certificates)
-async def certificates(asked: Asked, call: Call) -> Json:
-    """List the certificates of what was erased, the oldest first."""
-    return {"results": [certificate_as_json(each) for each in await call.memory.certificates(**call.whose)]}
+async def certificates(asked: ListCertificates, call: Call) -> Json:
+    """List the certificates of what was erased, the oldest first, in pages."""
+    found = await call.memory.certificates(**call.whose)
+    if asked.after is not None:
+        place = next((n for n, each in enumerate(found, 1) if each.id == asked.after), None)
+        if place is None:
+            raise NotFound(f"no certificate {asked.after!r} in this scope to go on after")
+        found = found[place:]
+    shown = found[: asked.limit]
+    return {
+        "results": [certificate_as_json(each) for each in shown],
+        "next": shown[-1].id if len(found) > asked.limit else None,
+    }
 
 
 ROWS = (

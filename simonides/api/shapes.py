@@ -304,7 +304,10 @@ class Erased(Shape):
 
 
 class Certificates(Shape):
+    """A page. `next` goes into `after` for the page behind it; null: there is none."""
+
     results: list[CertificateShape]
+    next: str | None
 
 
 class TaskShape(Shape):

@@ -6,7 +6,7 @@
     Hosts       only by the server's own names: a page cannot reach it by a name that it makes point here
     Origins     only pages of these origins; where no key is asked for, others may not even send
     Compressed  gzip, brotli, zstd, as the client likes; streams of events are not
-    Bodies      no more than is allowed, in no more time than is allowed
+    Bodies      no more than is allowed, in no more time than is allowed; what is compressed is unpacked
     Endless     streams of events end when the server does
 
 What needs no key is inside of all of it. Settings are read at each request where a running server takes new ones.
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import re
 import time
 import traceback
@@ -28,7 +29,6 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware, add_compress_type, remove_compress_type
@@ -36,16 +36,20 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..serving import Serving
 from .problems import REQUEST_ID, problem
+from .unpacking import Refused, coding_of, unpacked
 
+PASSED_ON = ("/v1",)  # doors behind which a body goes on as it came
 STREAMED = ("/v1", "/mcp", "/api/v1/import", "/api/v1/export")  # doors that mind themselves how much they are sent
 ALIVE = ("/health/live", "/health/ready")  # asked by addresses that nobody chose, and they tell nothing
 PROBES = (*ALIVE, "/metrics")  # asked all the time: logged when debugging
 SAFE = ("GET", "HEAD", "OPTIONS")
 GONE = 499  # in the log and the metrics, not in an answer: the client went away
+CODES = {408: "timeout", 413: "too_large", 415: "media_type", 422: "invalid"}  # of bodies that are not read on
 AGENT_MAX = 120  # characters of a User-Agent in the log
 EXPOSED = (
     "ETag", "Idempotency-Replayed", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Retry-After",
-    "X-Request-ID", "Mcp-Session-Id", "Simonides-Memory", "Simonides-Session",
+    "X-Request-ID", "Mcp-Session-Id", "X-Simonides-Session", "X-Simonides-Context-Count",
+    "X-Simonides-Context-Tokens", "X-Simonides-Notes",
 )  # fmt: skip
 MARKS = {
     "x-content-type-options": "nosniff",
@@ -301,38 +305,43 @@ def _own(origin: str, scope: Scope) -> bool:
 # -- compression and bodies ----------------------------------------------------------------------------------------
 
 
-class _Refused(HTTPException):
-    """The body will not be read on."""
-
-
 class Bodies:
     """Reads no more of a body than is allowed, as it comes, whatever it says about its length, and waits for it no
-    longer than a call may take.
+    longer than a call may take. What is compressed counts as what it unpacks to.
     """
 
     def __init__(self, app: ASGIApp, serving: Callable[[], Serving]) -> None:
         self._app, self._serving = app, serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _within(scope["path"], STREAMED):
+        packed = scope["type"] == "http" and coding_of(scope) and not _within(scope["path"], PASSED_ON)
+        streamed = scope["type"] != "http" or _within(scope["path"], STREAMED)
+        if streamed and not packed:
             await self._app(scope, receive, send)
             return
         serving = self._serving()
-        most, until = serving.body_mb_max * 2**20, time.monotonic() + serving.seconds_max
+        most = math.inf if streamed else serving.body_mb_max * 2**20
+        until = math.inf if streamed else time.monotonic() + serving.seconds_max
         if (length := Headers(scope=scope).get("content-length", "")).isdecimal() and int(length) > most:
             await _problem(_too_large(serving))(scope, receive, send)
             return
-        got, whole, refused, begun = 0, False, [], False
+        got, whole, refused, begun = 0, False, list[Refused](), False
+        if packed:
+            scope, receive = unpacked(scope, receive)
 
         async def receiving() -> Message:
             nonlocal got, whole
             if whole:
                 return await receive()
             try:
-                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                left = None if until == math.inf else max(0.0, until - time.monotonic())
+                async with asyncio.timeout(left):
                     message = await receive()
+            except Refused as error:
+                refused.append(error)
+                raise
             except TimeoutError:
-                refused.append(_Refused(408, f"the body did not come within {serving.seconds_max:g} seconds"))
+                refused.append(Refused(408, f"the body did not come within {serving.seconds_max:g} seconds"))
                 raise refused[0] from None
             got += len(message.get("body", b""))
             whole = message["type"] != "http.request" or not message.get("more_body", False)
@@ -347,7 +356,7 @@ class Bodies:
                 begun = True
                 await send(message)
 
-        with contextlib.suppress(_Refused):
+        with contextlib.suppress(Refused):
             await self._app(scope, receiving, sending)
         if refused and not begun:
             await _problem(refused[0])(scope, receive, send)
@@ -394,14 +403,14 @@ class Endless:
         request.cancel()
 
 
-def _too_large(serving: Serving) -> _Refused:
-    return _Refused(413, f"a request may have {serving.body_mb_max} MB; send it in parts, or as an import")
+def _too_large(serving: Serving) -> Refused:
+    return Refused(413, f"a request may have {serving.body_mb_max} MB; send it in parts, or as an import")
 
 
-def _problem(refused: _Refused) -> ASGIApp:
-    code = "too_large" if refused.status_code == 413 else "timeout"
+def _problem(refused: Refused) -> ASGIApp:
+    headers = {"Connection": "close", **(refused.headers or {})}
     again = refused.status_code == 408
-    return problem(refused.status_code, code, refused.detail, retryable=again, headers={"Connection": "close"})
+    return problem(refused.status_code, CODES[refused.status_code], refused.detail, retryable=again, headers=headers)
 
 
 def _within(path: str, doors: Iterable[str]) -> bool:

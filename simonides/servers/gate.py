@@ -175,7 +175,7 @@ class Gate:
             return None
         room = await self._calls.take(principal.name, most)
         if not room.allowed:
-            raise Limited(f"more than {most} calls a minute", retry_after=room.reset)
+            raise Limited(f"more than {most} calls a minute", retry_after=room.reset, rate=most)
         return room
 
     def _remember(self, seen: bytes) -> None:

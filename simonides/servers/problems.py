@@ -77,7 +77,9 @@ def refusal(error: SimonidesError) -> Response:
     """Return the answer to an error of our tree."""
     headers = {}
     if isinstance(error, Limited):
-        headers["Retry-After"] = str(max(1, round(error.retry_after + 0.5)))
+        headers["Retry-After"] = again = str(max(1, round(error.retry_after + 0.5)))
+        if error.rate is not None:
+            headers |= {"RateLimit-Limit": str(error.rate), "RateLimit-Remaining": "0", "RateLimit-Reset": again}
     elif error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="simonides"'
     elif error.retryable:

@@ -71,7 +71,7 @@ def mount(made: FastAPI) -> None:
         tags=["exchange"],
         summary="Take in an export of ours, or a file of another program, told by what it holds.",
         response_model=Imported,
-        responses=problems_of(401, 403, 413, 422, 429, 507),
+        responses=problems_of(401, 403, 413, 415, 422, 429, 507),
         openapi_extra={
             "requestBody": {
                 "required": True,

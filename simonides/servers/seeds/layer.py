@@ -16,8 +16,9 @@ from ...record import stable_id
 from ..http import SLASH, principal_of, problems_of
 from . import kept
 
+USUAL = 5  # results, where nobody says how many
 NAME = "memory_id"  # in the metadata: the caller's own name of a memory
-ERRORS = problems_of(401, 403, 409, 422, 429, 503, 507)
+ERRORS = problems_of(401, 403, 409, 413, 415, 422, 429, 503, 507)
 
 
 class Add(BaseModel):
@@ -38,7 +39,7 @@ class SearchTexts(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
-    top_k: int = Field(5, ge=1, le=1000)
+    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
     session_id: Name | None = None
 
 
@@ -97,7 +98,7 @@ def mount(made: FastAPI) -> None:
     @made.post("/memory/search", name="search_memory", tags=["texts"], response_model=FoundTexts, responses=ERRORS)
     async def search_memory(request: Request, body: SearchTexts) -> Any:
         """Search by meaning."""
-        said = await asked(request, "recall", text=body.query, limit=body.top_k, session=body.session_id)
+        said = await asked(request, "recall", text=body.query, limit=body.top_k or USUAL, session=body.session_id)
         return {"results": [{**_memory(hit["record"]), "score": hit["score"]} for hit in said["hits"]]}
 
     @made.get(

@@ -16,7 +16,8 @@ from ...wire import hits_of
 from ..http import principal_of, problems_of
 
 PAGE_MAX = 1000
-ERRORS = problems_of(401, 403, 422, 429, 503)
+USUAL = 10  # results, where nobody says how many
+ERRORS = problems_of(401, 403, 413, 415, 422, 429, 503)
 
 
 class Filters(BaseModel):
@@ -43,8 +44,16 @@ class Ask(BaseModel):
 
     query: Text
     filters: Filters | None = None
-    limit: int = Field(10, ge=1, le=PAGE_MAX)
-    offset: int = Field(0, ge=0, le=PAGE_MAX)
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] | None = None
+    offset: Annotated[int, Field(ge=0, le=PAGE_MAX)] | None = None
+
+    @property
+    def size(self) -> int:
+        return USUAL if self.limit is None else self.limit
+
+    @property
+    def start(self) -> int:
+        return self.offset or 0
 
 
 class Result(BaseModel):
@@ -69,7 +78,7 @@ class Words(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Text
-    limit: int = Field(10, ge=1, le=PAGE_MAX)
+    limit: int = Field(USUAL, ge=1, le=PAGE_MAX)
 
 
 class Message(BaseModel):
@@ -148,10 +157,10 @@ def mount(made: FastAPI) -> None:
         said = await asked(request, "recall", text=body.query, limit=_most(body), **_filters(body.filters))
         hits = said["hits"]
         return {
-            "results": [_result(hit) for hit in hits[body.offset : body.offset + body.limit]],
+            "results": [_result(hit) for hit in hits[body.start : body.start + body.size]],
             "total": len(hits),
-            "page": body.offset // body.limit + 1,
-            "page_size": body.limit,
+            "page": body.start // body.size + 1,
+            "page_size": body.size,
         }
 
     @made.post(f"{PREFIX}/search/fts", name="search_words", tags=["search"], response_model=Messages, responses=ERRORS)
@@ -202,7 +211,7 @@ def mount(made: FastAPI) -> None:
 
     @made.post(
         f"{PREFIX}/prune/execute", name="prune_execute", tags=["upkeep"], response_model=Executed,
-        responses=problems_of(401, 403, 404, 409, 422, 429, 503, 507),
+        responses=problems_of(401, 403, 404, 409, 413, 415, 422, 429, 503, 507),
     )  # fmt: skip
     async def prune_execute(request: Request, body: Execute) -> Any:
         """Archive these conversations with their messages, all of them or none; `organise` brings them back."""
@@ -230,9 +239,9 @@ def mount(made: FastAPI) -> None:
 
 
 def _most(body: Ask) -> int:
-    if body.offset + body.limit > PAGE_MAX:
+    if body.start + body.size > PAGE_MAX:
         raise Invalid(f"offset and limit together go up to {PAGE_MAX}: ask a narrower question")
-    return body.offset + body.limit
+    return body.start + body.size
 
 
 def _filters(filters: Filters | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ...record import stable_id
 from ..http import principal_of, problems_of
 from . import kept
 
-ERRORS = problems_of(401, 403, 404, 409, 422, 429, 503, 507)
+ERRORS = problems_of(401, 403, 404, 409, 413, 415, 422, 429, 503, 507)
 SAYING = ("text", "content", "summary", "fact", "task", "description", "title")  # members of a payload that say it
 PLACED = "has_coordinate"  # in the metadata of every record that is kept under one
 Type = Literal["episodic", "semantic"]
