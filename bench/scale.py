@@ -277,7 +277,7 @@ async def _in_turn(what: str, ways: Mapping[str, Way], told: Sequence[Any], righ
             "what": f"{what}: {name}",
             "p50": _ms(np.median(its)),
             "p95": _ms(np.quantile(its, 0.95)),
-            "CPU here": _ms(median(lap.cpu_s for lap in laps[name])),
+            "CPU here": _ms(np.median([lap.cpu_s for lap in laps[name]])),
             "ratio": f"{np.median(its) / first:.2f}",
             "same job": "".join(f"{np.median(its) / other:.2f}" for other in others),
             "recall": f"{np.mean(good[name]):.3f}" if right else "",
