@@ -84,10 +84,10 @@ class Draft:
         mark = None if item.get("id") else marked(self.scope, self.once, number)
         return item if mark is None else item | {"id": mark}
 
-    def timeless(self, contents: Sequence[Content]) -> frozenset[str]:
-        """Return the caller's own ids of those for which the caller names no time."""
+    def own(self, contents: Sequence[Content]) -> dict[str, bool]:
+        """Return the caller's own ids, and of each whether the caller names a time for it."""
         items = [self._item(content, number) for number, content in enumerate(contents)]
-        return frozenset(item["id"] for item in items if item["id"] is not None and item["at"] is None)
+        return {item["id"]: item["at"] is not None for item in items if item["id"] is not None}
 
     def conversation(self, title: str | None, items: Sequence[Mapping[str, Any]] = ()) -> Record:
         """Return the conversation of this session; without a session, one named after the caller's first id."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import Conflict, Invalid
 from .exports import FOLDER, write
-from .follow import Progress
+from .follow import Following, Progress
 from .query import Place, Query
 from .record import NEVER, Record, Scope, now
 from .store import Batch, Store
@@ -22,13 +22,18 @@ Settle = Callable[[], Awaitable[None]]  # what is done after each transaction
 
 
 async def keep(
-    store: Store, records: Iterable[Record], required: frozenset[str], settle: Settle, progress: Progress | None
+    store: Store,
+    following: Following,
+    records: Iterable[Record],
+    required: frozenset[str],
+    settle: Settle,
+    progress: Progress | None,
 ) -> list[Record]:
     """Keep records that were made elsewhere, each of which names the required levels; return those that are new."""
     kept: list[Record] = []
     for chunk in _chunks(_checked(records, required)):
         writes = await _news(store, chunk)
-        await store.commit(Batch(put=tuple(writes)))
+        await following.commit(Batch(put=tuple(writes)) + await following.ahead(writes))
         await settle()
         kept += writes
         if progress:

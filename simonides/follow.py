@@ -18,7 +18,7 @@ from typing import Protocol
 from .errors import Conflict, Damaged, Unavailable
 from .query import Query
 from .record import Record, Scope, now
-from .store import Batch, Change, Cursor, Letter, Store
+from .store import Batch, Change, Cursor, Letter, Lines, Store
 
 STEP = 256  # changes that one step reads
 SHARDS = 64  # shares of the log that workers divide among themselves; a store that has followed by them keeps them
@@ -39,9 +39,28 @@ class Follower(Protocol):
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch: ...
 
+    async def ahead(self, records: Sequence[Record], store: Store) -> Batch | None:
+        """Return what it will make of these records once they are written, none of which is in the store yet; None
+        where that cannot be told, or takes longer than a write should wait.
+        """
+        ...
+
     async def tidy(self, store: Store) -> bool:
         """Do a little of what is left to do once everything is read; return whether there is more of it."""
         ...
+
+
+class Following(Protocol):
+    """Whoever writes, and sees to it that the followers read on. `waits`: callers wait until they have."""
+
+    @property
+    def waits(self) -> bool: ...
+
+    async def ahead(self, records: Sequence[Record]) -> Batch:
+        """Return what is to be written together with these new records, so that nobody has to follow them."""
+        ...
+
+    async def commit(self, batch: Batch) -> Lines: ...
 
 
 @lru_cache(maxsize=65_536)

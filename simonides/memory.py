@@ -68,6 +68,7 @@ T = TypeVar("T")
 WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__) | frozenset(Which.__annotations__)
 GIVEN = WHOSE | frozenset(Given.__annotations__)
 
+NOBODYS: Mapping[str, bool] = {}
 SENT_S = 5.0  # that closing gives the sinks to take what was written
 
 
@@ -204,12 +205,12 @@ class AsyncMemory:
         await self._check_visible(draft)
         if isinstance(content, list | tuple):
             talk, records = draft.many(content, title)
-            return await self._write(talk, records, draft.timeless(content))
+            return await self._write(talk, records, draft.own(content))
         record = draft.one(content)
         talk = None
         if scope.session is not None and part_of is None:
             talk = dataclasses.replace(draft.conversation(title), valid=Span(since=record.valid.since))
-        [kept] = await self._write(talk, [record], draft.timeless([content]))
+        [kept] = await self._write(talk, [record], draft.own([content]))
         return kept
 
     async def _check_visible(self, draft: Draft) -> None:
@@ -221,10 +222,11 @@ class AsyncMemory:
                 raise NotFound(f"no record {sorted(missing)[0]!r} in this scope")
 
     async def _write(
-        self, talk: Record | None, records: Sequence[Record], timeless: frozenset[str] = frozenset()
+        self, talk: Record | None, records: Sequence[Record], own: Mapping[str, bool] = NOBODYS
     ) -> list[Record]:
-        kept = await write(await self._ready(), talk, records, timeless)
-        await self._settle()
+        store, following = await self._following()
+        kept = await write(store, following, talk, records, own)
+        await self._written()
         return kept
 
     @operation
@@ -234,8 +236,9 @@ class AsyncMemory:
         One that is there already with the same content is left alone. One whose source wrote it before, and now says
         something else, is revised; one that was corrected here since is not.
         """
-        store = await self._ready()
-        return await exchange.keep(store, records_of("keep", records), self._require, self._settle, progress)
+        store, following = await self._following()
+        given = records_of("keep", records)
+        return await exchange.keep(store, following, given, self._require, self._written, progress)
 
     # -- recall --------------------------------------------------------------------------------------------------
 
@@ -844,7 +847,7 @@ class AsyncMemory:
     def _passing(self, store: Store, followers: Sequence[Follower], index: Index | None) -> Passes | Elsewhere:
         if self.settings.work == ELSEWHERE:
             return Elsewhere(store, followers)
-        return Passes(store, followers, index, self._home)
+        return Passes(store, followers, index, self._home, waits=self._settled)
 
     async def _open_embedder(self, url: str) -> Embedder:
         embedder: Embedder = open_backend("embedders", url)
@@ -889,6 +892,20 @@ class AsyncMemory:
         if not found:
             raise NotFound(f"no record {id!r} in this scope")
         return found[0]
+
+    async def _following(self) -> tuple[Store, Passes | Elsewhere]:
+        store = await self._ready()
+        assert self._passes is not None
+        return store, self._passes
+
+    async def _written(self) -> None:
+        """See to it that what was just written here is followed."""
+        assert self._passes is not None and self._sending is not None
+        self._sending.notice()
+        if self._settled:
+            await self._passes.finish()
+        else:
+            self._passes.begin()
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
         assert self._passes is not None and self._sending is not None

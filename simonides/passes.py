@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
-from .errors import SimonidesError, Unavailable
+from .errors import Conflict, Damaged, SimonidesError, Unavailable
 from .follow import Follower, Progress, followed, replay, settle
 from .index import Index
-from .record import Scope
-from .store import Store
+from .record import Record, Scope
+from .store import Batch, Lines, Store
 
 log = logging.getLogger("simonides")
 
+FEW = 4  # who write at once; more are a crowd…
+CROWD_S = 1.0  # …for so long
 CATCH_UP = 5_000  # changes that gather before the index takes them in
 LOOK_S = 0.05  # between two looks how far the workers are, while somebody waits for them
 STILL_S = 5.0  # without a step of theirs, and nobody waits any longer
@@ -27,22 +30,96 @@ RETRY_S = (1.0, 60.0)  # what whoever is turned away is told, at least and at mo
 class Passes:
     """The followers of one store: a pass of them is under way, at most one more waits for it.
 
+    Where `waits`, callers wait for the passes anyway: then what followers make of a record is written in the same
+    transaction, as far as they can tell ahead, and no pass is needed for it.
+
     What was written stays written when a follower cannot read on; the next pass tries again. `behind` says why
     something has not been followed yet; None: all has. The index catches up with what has gathered in the realm that
     is home, so that no question has to wait for much of it. What the followers have to tidy when all is read is done
     in the background, once in an opening; where closing cuts it off, the next opening goes on with it.
     """
 
-    def __init__(self, store: Store, followers: Sequence[Follower], index: Index | None, home: Scope) -> None:
+    def __init__(
+        self, store: Store, followers: Sequence[Follower], index: Index | None, home: Scope, *, waits: bool = False
+    ) -> None:
         self.behind: str | None = None
         self._store, self._followers, self._index, self._home = store, followers, index, home
+        self.waits = waits
         self._place = 0  # the line of the log that every follower has read
+        self._written = 0  # the last line that was written here
+        self._done = False  # a pass, since this was opened
+        self._writing = 0  # calls under way
+        self._crowd = float("-inf")  # when there last were many
         self._gathered = 0  # changes followed since the index last caught up
         self._running = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # not begun yet
         self._tidying: asyncio.Task[None] | None = None
         self._all: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
         self._ending = False
+
+    async def ahead(self, records: Sequence[Record]) -> Batch:
+        """Return what the followers make of new records, and that they need not read them; nothing where one of them
+        cannot tell, or fails, or has to read on first: then a pass sees to it once they are written. So it does in a
+        crowd, because one pass for all of them takes less.
+        """
+        found = Batch()
+        if not records or not self.waits or self._left or self.behind or self._is_crowded:
+            return found
+        with self._counted():
+            for follower in self._followers:
+                try:
+                    made = await follower.ahead(records, self._store)
+                except Exception as error:
+                    log.debug("%s is left to a pass: %s", follower.name, type(error).__qualname__)
+                    return Batch()
+                if made is None:
+                    return Batch()
+                found += made
+        return found
+
+    async def commit(self, batch: Batch) -> Lines:
+        """Write the batch; what the followers made of it ahead is no reason for losing it."""
+        with self._counted():
+            try:
+                lines = await self._store.commit(batch)
+            except (Conflict, Unavailable, Damaged):
+                raise
+            except Exception:
+                if not batch.followed:
+                    raise
+                lines = await self._store.commit(dataclasses.replace(batch, embeddings=(), followed=()))
+        if lines:
+            self._written = max(self._written, lines[-1].seq)
+            if lines.followed.issuperset(follower.name for follower in self._followers):
+                self._place = max(self._place, lines[-1].seq)
+                self._gathered += len(lines)
+        return lines
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._writing += 1
+        if self._writing > FEW:
+            self._crowd = time.monotonic()
+        try:
+            yield
+        finally:
+            self._writing -= 1
+
+    @property
+    def _is_crowded(self) -> bool:
+        return time.monotonic() - self._crowd < CROWD_S
+
+    @property
+    def _left(self) -> bool:
+        """Whether a pass has to follow what was written here, or earlier."""
+        return self._written > self._place or not self._done
+
+    async def finish(self) -> None:
+        """Wait until what was written here is followed; in a crowd, with the others, so that all go on at once and the
+        store has one transaction for what they write next.
+        """
+        if self._left or self._is_crowded or self._gathered >= CATCH_UP:
+            await self.settle()
 
     def begin(self, progress: Progress | None = None) -> asyncio.Task[None]:
         """Return the pass that has not begun yet, which sees what is written now."""
@@ -96,8 +173,8 @@ class Passes:
         async with self._running:
             self._next = None
             try:
-                self._place = await settle(self._followers, self._store, gathered)
-                self.behind = None
+                self._place = max(self._place, await settle(self._followers, self._store, gathered))
+                self.behind, self._done = None, True
                 await self._catch_up()
                 if self._tidying is None and not self._ending:
                     self._tidying = self._begun(self._tidy())
@@ -131,6 +208,8 @@ class Elsewhere:
     `behind` says so where they stood still for as long as somebody waited.
     """
 
+    waits = False
+
     def __init__(self, store: Store, followers: Sequence[Follower]) -> None:
         self.behind: str | None = None
         self._store, self._followers = store, followers
@@ -138,6 +217,16 @@ class Elsewhere:
         self._looking: asyncio.Task[None] | None = None
         self._waiting = 0
         self._looked = asyncio.Event()
+
+    async def ahead(self, records: Sequence[Record]) -> Batch:
+        """Nothing is made of them here."""
+        return Batch()
+
+    async def commit(self, batch: Batch) -> Lines:
+        return await self._store.commit(batch)
+
+    async def finish(self) -> None:
+        await self.settle()
 
     def begin(self, progress: Progress | None = None) -> None:
         """Nothing begins here."""

@@ -70,6 +70,9 @@ class Sender:
         await self.sink.send(await events(changes, store, content=self._content))
         return Batch()
 
+    async def ahead(self, records: Sequence[Record], store: Store) -> None:
+        """Nothing is sent that is not written."""
+
     async def tidy(self, store: Store) -> bool:
         return False
 

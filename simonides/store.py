@@ -5,7 +5,7 @@ To add a store, add one file to `stores/` and run the suite in `testing/stores/`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,6 +88,10 @@ class Batch:
     `log` is for a copy of another store: its lines, with the numbers and times they had there. What the batch restores
     and erases leaves no lines of its own then, these are written in their place; see `check_log`. A line of an erase
     notes its record as not certified, as an erase does, and the line of a certificate ends that.
+
+    `followed` names followers that have nothing left to do about the lines of this batch, because it holds what they
+    make of them. One whose place is the line just before these goes on to the last of them, in the same transaction;
+    one that is anywhere else, or has not begun, stays where it is and reads them later.
     """
 
     put: tuple[Record, ...] = ()
@@ -98,6 +102,7 @@ class Batch:
     letters: tuple[Letter, ...] = ()  # each takes the place of the one of its follower and line that is there
     answered: tuple[tuple[str, int], ...] = ()  # follower and line of letters that go
     log: tuple[Change, ...] = ()
+    followed: tuple[str, ...] = ()
 
     def __add__(self, other: Batch) -> Batch:
         return Batch(
@@ -109,6 +114,7 @@ class Batch:
             self.letters + other.letters,
             self.answered + other.answered,
             self.log + other.log,
+            self.followed + other.followed,
         )
 
 
@@ -127,6 +133,14 @@ class Change:
     @property
     def ref(self) -> Ref:
         return Ref(*self.scope.realm, self.id)
+
+
+class Lines(list[Change]):
+    """The lines of the log that a commit wrote. `followed`: those of the batch's `followed` that went on with them."""
+
+    def __init__(self, lines: Iterable[Change] = (), followed: Iterable[str] = ()) -> None:
+        super().__init__(lines)
+        self.followed = frozenset(followed)
 
 
 def check_log(batch: Batch, head: int) -> None:
@@ -167,14 +181,14 @@ class Store(Protocol):
     identity: str  # made with the store, never changes: tells its files from another store's
     folder: str | None  # where files beside it may live; None: nowhere
 
-    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
         """Write the batch, its lines of the log, and a follower's new place, in one transaction.
 
         A record whose version is already there with the same content is left alone, without a line in the log.
         Raise Conflict where that version has other content, where it is not the next one, where it has another scope
         than those before it, where a live key is taken (by a record whose latest version has not ended), or where the
         cursor has moved; then nothing was written. What is put, restored, erased and embedded is done in this order;
-        then the letters go that were answered, and the new ones come.
+        then the letters go that were answered, the new ones come, and who has `followed` goes on.
         """
         ...
 

@@ -3,45 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import Conflict
+from .follow import Following
 from .record import NEVER, Record, Span, known_as
 from .store import Batch, Change, Store
 from .versions import every, latest, walls
 
 
 async def write(
-    store: Store, talk: Record | None, records: Sequence[Record], timeless: frozenset[str] = frozenset()
+    store: Store, following: Following, talk: Record | None, records: Sequence[Record], own: Mapping[str, bool]
 ) -> list[Record]:
     """Write the records, as parts of their conversation, which is written before them where it is new.
 
-    `timeless` are ids of the caller's own, for which the caller named no time.
+    `own` are ids of the caller's own, each with whether the caller named a time for it.
     """
-    records = await _with_first_times(store, records, timeless)
+    asked = {id for id, timed in own.items() if following.waits or not timed}
+    first = await _first_times(store, records, asked)
+    records = _with_first_times(records, first, own)
     there = await _conversation(store, talk) if talk else None
+    new = (talk,) if talk and not there else ()
+    ahead = Batch() if first else await following.ahead((*new, *records))
     try:
-        new = (talk,) if talk and not there else ()
         parts = _parts_of(there or talk, records)
-        changes = await store.commit(Batch(put=(*new, *parts)))
+        changes = await following.commit(Batch(put=(*new, *parts)) + ahead)
     except Conflict:
         if talk is None or there or not (there := await _conversation(store, talk)):
             raise
         parts = _parts_of(there, records)  # somebody else has just begun the conversation
-        changes = await store.commit(Batch(put=tuple(parts)))
+        changes = await following.commit(Batch(put=tuple(parts)) + ahead)
     return await _as_kept(store, parts, changes)
 
 
-async def _with_first_times(store: Store, records: Sequence[Record], timeless: frozenset[str]) -> Sequence[Record]:
+async def _first_times(store: Store, records: Sequence[Record], ids: set[str]) -> dict[str, Span]:
+    """Return when those of the ids that are there already were true at first."""
+    if not ids:
+        return {}
+    found = await store.find(every(walls(records[0].scope), ids))
+    return {record.id: record.valid for record in reversed(found)}
+
+
+def _with_first_times(
+    records: Sequence[Record], first: Mapping[str, Span], own: Mapping[str, bool]
+) -> Sequence[Record]:
     """Give records that are there already, and for which the caller named no time, the time they got at first: the
     same write twice is one.
     """
-    if not timeless:
-        return records
-    found = await store.find(every(walls(records[0].scope), timeless))
-    first = {record.id: record.valid for record in reversed(found)}
     return [
-        dataclasses.replace(record, valid=first.get(record.id, record.valid)) if record.id in timeless else record
+        dataclasses.replace(record, valid=first[record.id]) if record.id in first and not own[record.id] else record
         for record in records
     ]
 

@@ -18,7 +18,7 @@ from simonides.kinds import Message
 from simonides.query import Query
 from simonides.record import Scope
 from simonides.serving import hide
-from simonides.store import Batch, Change, Cursor, Letter, Store
+from simonides.store import Batch, Change, Cursor, Letter, Lines, Store
 from simonides.stores import postgres_migrations as migrations
 from simonides.stores import postgres_pool, postgres_writer
 from simonides.stores.postgres import PostgresStore
@@ -53,7 +53,7 @@ class Held:
         self.there, self.go = asyncio.Event(), asyncio.Event()
         write = postgres_writer.write
 
-        async def held(db: postgres_pool.Db, plan: Any) -> int:
+        async def held(db: postgres_pool.Db, plan: Any) -> Any:
             if db is not store._here.writer._db:
                 return await write(db, plan)
             execute = db.execute
@@ -91,6 +91,65 @@ async def test_a_line_never_becomes_visible_behind_one_that_was_read(
     held.go.set()
     assert [line.seq for lines in await asyncio.gather(first, second) for line in lines] == [2, 3]
     assert [line.seq for line in await reader.changes()] == [1, 2, 3]
+
+
+async def test_who_follows_meanwhile_is_not_waited_for_by_who_has_followed_ahead(
+    schemas: Schemas, opened: Open
+) -> None:
+    url = schemas.url()
+    store = await opened(url)
+    await put(store, said("first"))
+    await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
+    async with await psycopg.AsyncConnection.connect(parsed(url).conninfo) as other:
+        await other.execute(f"SELECT 1 FROM {parsed(url).schema}.cursors FOR UPDATE".encode())
+        lines = await asyncio.wait_for(store.commit(Batch(put=(said("second"),), followed=("reader",))), 10)
+        assert (lines.followed, await store.cursor("reader")) == (frozenset(), 1)
+    await store.commit(Batch(), cursor=Cursor("reader", 1, 2))
+    assert (await store.commit(Batch(put=(said("third"),), followed=("reader",)))).followed == {"reader"}
+
+
+async def test_two_processes_that_follow_ahead_leave_no_line_out(schemas: Schemas, opened: Open) -> None:
+    url = schemas.url()
+    stores = [await opened(url) for _ in range(2)]
+    await put(stores[0], said("first"))
+    await stores[0].commit(Batch(), cursor=Cursor("reader", 0, 1))
+
+    async def writing(store: PostgresStore, name: str) -> list[Lines]:
+        scope = dataclasses.replace(ANA, space=name)
+        batches = (Batch(put=(said(f"{name} {n}", scope=scope),), followed=("reader",)) for n in range(40))
+        return [await store.commit(batch) for batch in batches]
+
+    kept = await asyncio.gather(*(writing(store, name) for store, name in zip(stores, ("a", "b"), strict=True)))
+    assert all(lines.followed == {"reader"} for some in kept for lines in some)
+    assert (await stores[0].cursor("reader"), await stores[0].head()) == (81, 81)
+
+
+async def test_an_add_is_one_transaction_of_few_statements(
+    schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(schemas.url())
+    record = said("first")
+    await store.commit(Batch(put=(record,), embeddings=(embedded(record),)))
+    await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
+    for _ in range(2):
+        sent = await _sent(store, monkeypatch)
+        record = said("one")
+        batch = Batch(put=(record,), embeddings=(embedded(record),), followed=("reader",))
+        assert (await store.commit(batch)).followed == {"reader"}
+        assert (sent.count("BEGIN"), sent.count("COMMIT")) == (1, 1) and len(sent) <= 9
+
+
+async def _sent(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the statements that the writer sends from now on, as they come."""
+    sent, db = list[str](), await store._here.writer._connection()
+    execute = psycopg.AsyncConnection.execute
+
+    async def noted(sql: Any, *values: Any, **more: Any) -> Any:
+        sent.append(sql)
+        return await execute(db, sql, *values, **more)
+
+    monkeypatch.setattr(db, "execute", noted)
+    return sent
 
 
 async def test_whoever_follows_the_log_misses_nothing_that_many_write(schemas: Schemas, opened: Open) -> None:

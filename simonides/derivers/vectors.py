@@ -6,16 +6,19 @@ the old one. When everything has its vectors by this recipe, those that an older
 
 from __future__ import annotations
 
+import asyncio
+import operator
 import re
 import time
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..embedder import TOKEN_BYTES, Embedder, TokenEmbedder
 from ..errors import Conflict
 from ..follow import live, place_name
 from ..kinds import Message
-from ..record import Record
+from ..record import Record, Span, at_if_known, known_as, now
 from ..store import Batch, Change, Cursor, Embedding, Store
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ RECIPE = 2
 PASSAGE = 1_000  # weight of one passage: about 250 tokens, of the 512 that small models read
 PASSAGES_MAX = 128  # a longer text is found by its words beyond this
 TOKENS_MAX = 128  # of a text's tokens, from its beginning, that are kept for weighing it
+AHEAD_S = 0.5  # that a write waits for its vectors, to be written together with them
+SURE = timedelta(minutes=5)  # in which what is embedded ahead is written
 LOOKS_S = 1.0  # between two looks whether the model was dropped
 DROPPED = 1_000  # old vectors that one transaction removes, while others wait to write
 _BREAK = re.compile(r"(?<=[.!?。!?])\s+|\n+")
@@ -41,15 +46,39 @@ class Vectors:
         self.name = _name(self.model)
         self._embedder = embedder
         self._dropped, self._looked = False, -LOOKS_S
+        self._pace = 0.0  # seconds a character, as embedding took lately
         self._retired: set[str] = set()  # models of older recipes whose followers were sent back
 
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
         if any(not change.version and change.kind != "certificate" for change in changes):
             self._embedder.clear_cache()  # wherever it was erased, nothing of it stays here
-        records = [record for record in await live(changes, store) if record.text.strip()]
+        return Batch(embeddings=await self._embedded(await live(changes, store)))
+
+    async def ahead(self, records: Sequence[Record], store: Store) -> Batch | None:
+        """A record that bears no time will bear that of its writing, of which its vectors need the day."""
+        present, length = now(), sum(len(record.text) for record in records)
+        soon = [record if at_if_known(record, None) else known_as(record, Span(since=present)) for record in records]
+        turns = present.date() != (present + SURE).date() and any(map(operator.is_not, soon, records))
+        if turns or length * self._pace > AHEAD_S:
+            return None
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(AHEAD_S):
+                embeddings = await self._embedded(soon)
+        except TimeoutError:
+            self._pace = max(self._pace, (time.monotonic() - begun) / max(1, length))
+            return None
+        return None if await self._is_dropped(store) else Batch(embeddings=embeddings, followed=(self.name,))
+
+    async def _embedded(self, versions: Sequence[Record]) -> tuple[Embedding, ...]:
+        records = [record for record in versions if record.text.strip()]
         parts = [[f"{header(record)}{passage}" for passage in passages(record.text)] for record in records]
-        vectors, tokens = await encoded(self._embedder, [text for texts in parts for text in texts])
-        return Batch(embeddings=tuple(self._embeddings(records, parts, vectors, tokens)))
+        texts = [text for mine in parts for text in mine]
+        begun = time.monotonic()
+        vectors, tokens = await encoded(self._embedder, texts)
+        if texts:
+            self._pace = (self._pace + (time.monotonic() - begun) / sum(map(len, texts))) / 2
+        return tuple(self._embeddings(records, parts, vectors, tokens))
 
     async def _is_dropped(self, store: Store) -> bool:
         """Look at most every so often: whoever drops a model waits that long before the last sweep."""

@@ -32,7 +32,7 @@ from .. import words as language
 from ..errors import Conflict, Invalid
 from ..query import Place, Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store, check_log
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class MemoryStore:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
         """Nothing here is awaited, so no other task ever sees half a batch."""
         self._check_open()
         check_log(batch, len(self._log))
@@ -91,9 +91,11 @@ class MemoryStore:
                 self._letters[letter.change.seq, letter.follower] = letter
         if cursor:
             self._cursors[cursor.name] = cursor.now
-        if batch.log:
-            return self._copy_log(batch.log)
-        return self._write_log(draft.lines)
+        before = len(self._log)
+        lines = self._copy_log(batch.log) if batch.log else self._write_log(draft.lines)
+        there = [name for name in batch.followed if lines and before and self._cursors.get(name) == before]
+        self._cursors |= dict.fromkeys(there, len(self._log))
+        return Lines(lines, there)
 
     def _copy_log(self, lines: Sequence[Change]) -> list[Change]:
         for line in lines:

@@ -26,7 +26,7 @@ from psycopg import Connection
 from ..errors import Invalid, SimonidesError
 from ..query import Query
 from ..record import Record, Ref, Scope
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store
 from . import rows
 from .postgres_bytes import scrub
 from .postgres_errors import translated
@@ -156,11 +156,11 @@ class PostgresStore:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
-        changes = await self._here.writer.commit(batch, cursor)
-        self._count(len(changes) + len(batch.embeddings))
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
+        lines = await self._here.writer.commit(batch, cursor)
+        self._count(len(lines) + len(batch.embeddings))
         await self._follow()
-        return changes
+        return lines
 
     def _count(self, more: int) -> None:
         """Have the rows counted, in the background, when they are many more than before.

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..record import Record, Ref, Scope
+from ..record import Ref, Scope
 from ..store import Batch, Cursor
 from . import rows
 from .postgres_plan import NOTHING, Group, Known, Last, Name, Walls
 from .postgres_pool import Db, fetch, see
-from .postgres_rows import as_record, bound, kept, unbound
+from .postgres_rows import about, as_record, bound, kept, unbound
 
 BLOCK = 1000  # numbers of rows that the sequence gives at once; see the schema
 
-LOCK = "SELECT realm FROM realms WHERE realm = ANY(%s::int[]) ORDER BY realm FOR UPDATE"
+# Where a statement is told which realms it is about, beside joining them, it is planned for their partitions alone.
+LOCK = "SELECT (SELECT seq FROM log) FROM realms WHERE realm = ANY(%s::int[]) ORDER BY realm FOR UPDATE"
 PLACES = "SELECT name, seq FROM cursors WHERE name = ANY(%s::text[]) ORDER BY name FOR UPDATE"
 FIRST_PLACES = (
     "INSERT INTO cursors SELECT name, 0 FROM unnest(%s::text[]) n (name) ORDER BY name ON CONFLICT DO NOTHING"
@@ -28,7 +29,8 @@ LAST = """
            r.valid_until
     FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, id, n)
     CROSS JOIN LATERAL (
-        SELECT * FROM records o WHERE o.realm = j.realm AND o.id = j.id ORDER BY o.version DESC LIMIT 1
+        SELECT * FROM records o WHERE o.realm = j.realm AND o.id = j.id AND o.realm {among}
+        ORDER BY o.version DESC LIMIT 1
     ) r
 """
 BEARERS = """
@@ -36,23 +38,23 @@ BEARERS = """
            r.valid_until
     FROM unnest(%s::int[], %s::text[], %s::text[]) WITH ORDINALITY j (realm, kind, key, n)
     JOIN records r ON r.realm = j.realm AND r.kind = j.kind AND r.key = j.key AND r.key IS NOT NULL
-        AND r.known_until IS NULL
+        AND r.known_until IS NULL AND r.realm {among}
 """
 CONTENTS = f"""
     SELECT j.n, {rows.SELECT} FROM unnest(%s::int[], %s::text[], %s::int[]) WITH ORDINALITY j (realm, id, version, n)
-    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version
+    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version AND r.realm {{among}}
 """
 STORED = f"""
     SELECT j.n, r.row_id, {rows.SELECT} FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, id, n)
-    JOIN records r ON r.realm = j.realm AND r.id = j.id ORDER BY j.n, r.version
+    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.realm {{among}} ORDER BY j.n, r.version
 """
 ROWS = """
     SELECT j.n, r.row_id FROM unnest(%s::int[], %s::text[], %s::int[]) WITH ORDINALITY j (realm, id, version, n)
-    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version
+    JOIN records r ON r.realm = j.realm AND r.id = j.id AND r.version = j.version AND r.realm {among}
 """
 EMBEDDED = """
     SELECT DISTINCT v.grp, v.row_id FROM unnest(%s::int[], %s::bigint[]) j (realm, row_id)
-    JOIN vectors v ON v.realm = j.realm AND v.row_id = j.row_id
+    JOIN vectors v ON v.realm = j.realm AND v.row_id = j.row_id AND v.realm {among}
 """
 GROUPS = """
     SELECT j.n, g.grp, g.dimension, g.slots FROM unnest(%s::int[], %s::text[]) WITH ORDINALITY j (realm, model, n)
@@ -89,13 +91,13 @@ class Numbers:
 async def numbers_of(db: Db, walls: Collection[Walls]) -> dict[Walls, int]:
     """Return the numbers of those of the realms that are there."""
     tenants, spaces = ([kept(wall[place]) for wall in walls] for place in (0, 1))
-    found = await fetch(db, REALMS, (tenants, spaces))
+    async with db.pipeline():
+        await _see(db, walls)
+        found = await fetch(db, REALMS, (tenants, spaces))
     return {(tenant, space): realm for tenant, space, realm in map(unbound, found)}
 
 
-async def begin(db: Db, batches: Sequence[Batch], cursors: Sequence[Cursor], walls: Collection[Walls]) -> None:
-    """Begin a transaction that sees what the commits name."""
-    await db.execute("BEGIN")
+async def _see(db: Db, walls: Collection[Walls]) -> None:
     await see(db, sorted({tenant for tenant, _ in walls}))
 
 
@@ -107,7 +109,7 @@ async def load(
     walls: Collection[Walls],
     numbers: Numbers,
 ) -> Known:
-    """Lock, and return what is there."""
+    """Begin a transaction that sees what the commits name; lock, and return what is there."""
     known = Known(realms=dict(realms))
     here = sorted(realms.values())
     written = [record for batch in batches for record in (*batch.put, *batch.restore)]
@@ -115,31 +117,38 @@ async def load(
     embeddings = [one for batch in batches for one in batch.embeddings]
     keyed = list({(r.scope.realm, r.kind, r.body.key) for r in written if r.body.key and r.scope.realm in realms})
     refs = list({*(r.ref for r in written if r.scope.realm in realms), *erased})
-    named = list({(e.ref, e.version) for e in embeddings if (e.ref.tenant, e.ref.space) in realms})
+    mine = {(r.ref, r.version) for r in written}
+    embedded = {(e.ref, e.version) for e in embeddings if (e.ref.tenant, e.ref.space) in realms}
+    named = list(embedded - mine)
     models = list({((e.ref.tenant, e.ref.space), e.model) for e in embeddings})
     names = sorted({cursor.name for cursor in cursors})
     new = [wall for wall in walls if wall not in realms]
+    copies = any(batch.log for batch in batches)
 
     async def ask(sql: str, *values: Any, when: bool = True) -> Any:
         return await db.execute(sql, [bound(one) if isinstance(one, list) else one for one in values]) if when else None
+
+    async def among(sql: str, which: list[int], *values: Any) -> Any:
+        told, given = about(sql, which, (which, *values))
+        return await ask(told, *given, when=bool(which))
 
     def of(realm: Walls) -> int:
         return realms.get(realm, 0)
 
     async with db.pipeline():
-        await ask(LOCK, here, when=bool(here))
+        await db.execute("BEGIN")
+        await _see(db, walls)
+        head = await ask(LOCK, here, when=bool(here))
         await ask(FIRST_PLACES, names, when=bool(names))
         places = await ask(PLACES, names, when=bool(names))
-        head = await ask(f"SELECT seq FROM log{' FOR UPDATE' if any(batch.log for batch in batches) else ''}")
-        last = await ask(LAST, [of((r.tenant, r.space)) for r in refs], [r.id for r in refs], when=bool(refs))
-        bearers = await ask(
-            BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed], when=bool(keyed)
-        )
-        stored = await ask(STORED, *_ids(erased, of), when=bool(erased))
-        its_rows = await ask(ROWS, *_ids([r for r, _ in named], of), [v for _, v in named], when=bool(named))
+        if copies or not here:
+            head = await ask(f"SELECT seq FROM log{' FOR UPDATE' if copies else ''}")
+        last = await among(LAST, *_ids(refs, of))
+        bearers = await among(BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed])
+        stored = await among(STORED, *_ids(erased, of))
+        its_rows = await among(ROWS, *_ids([r for r, _ in named], of), [v for _, v in named])
         groups = await ask(GROUPS, [of(w) for w, _ in models], [m for _, m in models], when=bool(models))
         new_realms = await ask(NEW_REALMS, len(new), when=bool(new))
-        new_groups = await ask(NEW_GROUPS, len(models), when=bool(models))
         blocks = numbers.missing(len(written))
         new_rows = await ask(NEW_ROWS, blocks, when=bool(blocks))
 
@@ -156,23 +165,37 @@ async def load(
         known.stored.setdefault(erased[n - 1], []).append((row, as_record(columns, _walls(erased[n - 1]))))
     known.rows = {named[n - 1]: row for n, row in await _all(its_rows)}
     known.groups = {models[n - 1]: Group(*columns) for n, *columns in await _all(groups)}
-    known.new_groups = dict(zip(models, [n for (n,) in await _all(new_groups)], strict=True))
-    await _load_more(db, known, written, named, of)
-    [(known.head,)] = await head.fetchall()
+    known.head = (await head.fetchall())[0][0]
+    there = list({each for each in mine if each[1] <= known.last.get(each[0], NOTHING).version})
+    await _load_more(db, known, there, embedded, [model for model in models if model not in known.groups], of)
     return known
 
 
-async def _load_more(db: Db, known: Known, written: list[Record], named: list[tuple[Ref, int]], of: Any) -> None:
-    """Read what only some commits need: the content of versions that are there already, and what is embedded."""
-    there = {(r.ref, r.version) for r in written if r.version <= known.last.get(r.ref, NOTHING).version}
+async def _load_more(
+    db: Db,
+    known: Known,
+    there: list[tuple[Ref, int]],
+    embedded: set[tuple[Ref, int]],
+    unnumbered: list[tuple[Walls, str]],
+    of: Any,
+) -> None:
+    """Read what only some commits need: the content of versions that are there already, and what is embedded; and take
+    numbers for groups that are new.
+    """
     if there:
-        wanted = list(there)
-        values = (*_ids([ref for ref, _ in wanted], of), [version for _, version in wanted])
-        for n, *columns in await fetch(db, CONTENTS, values):
-            known.contents[wanted[n - 1]] = as_record(columns, _walls(wanted[n - 1][0]))
+        values = (*_ids([ref for ref, _ in there], of), [version for _, version in there])
+        for n, *columns in await fetch(db, *about(CONTENTS, values[0], values)):
+            known.contents[there[n - 1]] = as_record(columns, _walls(there[n - 1][0]))
+        if not embedded.isdisjoint(there):
+            found = await fetch(db, *about(ROWS, values[0], values))
+            known.rows |= {there[n - 1]: row for n, row in found if there[n - 1] in embedded}
     if known.rows:
         realms = [of((ref.tenant, ref.space)) for ref, _ in known.rows]
-        known.embedded = {(grp, row) for grp, row in await fetch(db, EMBEDDED, (realms, list(known.rows.values())))}
+        found = await fetch(db, *about(EMBEDDED, realms, (realms, list(known.rows.values()))))
+        known.embedded = {(grp, row) for grp, row in found}
+    if unnumbered:
+        found = await fetch(db, NEW_GROUPS, (len(unnumbered),))
+        known.new_groups = dict(zip(unnumbered, [n for (n,) in found], strict=True))
 
 
 def _ids(refs: Sequence[Ref], of: Any) -> tuple[list[int], list[str]]:

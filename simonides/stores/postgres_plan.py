@@ -97,6 +97,7 @@ class Plan:
         self.gone: dict[int, tuple[int, Record]] = {}  # row: its realm and record
         self.placed: list[Placed] = []
         self.cursors: dict[str, int] = {}
+        self.followed: dict[str, int] = {}  # how many of the lines, from the first on, a follower need not read
         self.letters: dict[tuple[str, int], Letter | None] = {}  # None: it goes
         self.erasing: dict[tuple[int, str], bool] = {}  # of what was erased: whether its certificate is to come
         self.lines: list[tuple[int, Change]] = []  # with the realm
@@ -113,6 +114,9 @@ class Plan:
             for undo in reversed(self._journal):
                 undo()
             raise
+        for name in batch.followed:
+            if self.followed.get(name, 0) == first < len(self.lines):
+                self.followed[name] = len(self.lines)
         return slice(first, len(self.lines))
 
     @property

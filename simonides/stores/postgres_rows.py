@@ -64,6 +64,14 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
+def about(sql: str, realms: Sequence[int], values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Return a statement, which says `realm {among}` in the end, and its values, for these realms alone."""
+    which = sorted(set(realms))
+    if len(which) == 1:
+        return sql.format(among="= %s"), [*values, which[0]]
+    return sql.format(among="= ANY(%s::int[])"), [*values, which]
+
+
 def unbound(row: Sequence[Any]) -> tuple[Any, ...]:
     """Return a row that was read as it was before it was kept."""
     return tuple(given(value) if isinstance(value, str) else value for value in row)

@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from ..errors import Invalid
 from ..postgresql import Place
-from ..store import Batch, Change, Cursor
+from ..store import Batch, Cursor, Lines
 from .postgres_errors import translated
 from .postgres_plan import Walls
 from .postgres_pool import Db, Pool, fetch, see
@@ -60,7 +60,7 @@ class Refusing:
     def __init__(self) -> None:
         self.realms: dict[Walls, int] = {}
 
-    async def commit(self, batch: Batch, cursor: Cursor | None) -> list[Change]:
+    async def commit(self, batch: Batch, cursor: Cursor | None) -> Lines:
         raise Invalid(ONLY_READ)
 
     async def alone(self, work: Callable[[Db], Awaitable[T]]) -> T:

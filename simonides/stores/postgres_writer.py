@@ -14,14 +14,14 @@ from psycopg.pq import TransactionStatus
 
 from ..errors import Invalid
 from ..record import now
-from ..store import Batch, Change, Cursor
+from ..store import Batch, Cursor, Lines
 from . import rows
 from .postgres_errors import AGAIN, lost, translated
-from .postgres_known import Numbers, begin, load, numbers_of
+from .postgres_known import Numbers, load, numbers_of
 from .postgres_plan import Known, Plan, Walls
 from .postgres_pool import ALL, Db, Pool, fetch
 from .postgres_rows import kept
-from .postgres_written import write
+from .postgres_written import Written, write
 
 GROUP = 512  # commits in one transaction
 TRIES = 6  # of a group that others came in the way of, or whose connection was lost
@@ -55,9 +55,9 @@ class Writer:
         self.realms: dict[Walls, int] = {}  # only ever grows
         self._closed = False
 
-    async def commit(self, batch: Batch, cursor: Cursor | None) -> list[Change]:
-        changes: list[Change] = await self._hand_in(Job(self._future(), batch, cursor))
-        return changes
+    async def commit(self, batch: Batch, cursor: Cursor | None) -> Lines:
+        lines: Lines = await self._hand_in(Job(self._future(), batch, cursor))
+        return lines
 
     async def alone(self, work: Callable[[Db], Awaitable[T]]) -> T:
         """Do the work in a transaction of its own, which sees all realms. It may be done more than once."""
@@ -137,10 +137,8 @@ class Writer:
             return [result]
         batches, cursors = [job.batch for job in group], [job.cursor for job in group if job.cursor]
         walls = {wall for batch in batches for wall in _walls(batch)}
-        async with db.pipeline():
-            await begin(db, batches, cursors, walls)
-            if unknown := [wall for wall in walls if wall not in self.realms]:
-                self.realms |= await numbers_of(db, unknown)
+        if unknown := [wall for wall in walls if wall not in self.realms]:
+            self.realms |= await numbers_of(db, unknown)
         here = {wall: self.realms[wall] for wall in walls if wall in self.realms}
         known = await load(db, batches, cursors, here, sorted(walls), self._numbers)
         if (results := await attempt.found(db, group, known)) is not None:
@@ -155,11 +153,11 @@ class Writer:
                 job.error = error
         if plan.empty:
             await db.execute("ROLLBACK")
-            return [[] for _ in group]
+            return [Lines() for _ in group]
         attempt.plan, attempt.head = plan, known.head
-        before = await write(db, plan)
+        written = await write(db, plan)
         self.realms |= plan.made
-        return _shared_out(group, plan, before)
+        return _shared_out(group, plan, written)
 
     async def _connection(self) -> Db:
         if self._db is None or self._db.closed:
@@ -194,7 +192,7 @@ class Attempt:
         if not self.plan.lines:
             moved = [job.cursor for job in group if job.cursor]
             there = moved and all(known.cursors.get(cursor.name) == cursor.now for cursor in moved)
-            return [[] for _ in group] if there else None
+            return [Lines() for _ in group] if there else None
         realm, line = self.plan.lines[0]
         sql = (
             "SELECT seq FROM changes WHERE seq > %s AND realm = %s AND id = %s AND version = %s AND at = %s"
@@ -203,12 +201,18 @@ class Attempt:
         values = (self.head, realm, kept(line.id), line.version, rows.stamp(line.at))
         if not (found := await fetch(db, sql, values)):
             return None
-        return _shared_out(group, self.plan, found[0][0] - 1)
+        return _shared_out(group, self.plan, Written(found[0][0] - 1))
 
 
-def _shared_out(group: Sequence[Job], plan: Plan, before: int) -> list[Any]:
-    changes = plan.numbered(before)
-    return [changes[job.lines] if job.lines else [] for job in group]
+def _shared_out(group: Sequence[Job], plan: Plan, written: Written) -> list[Any]:
+    changes = plan.numbered(written.before)
+    found = list[Lines]()
+    for job in group:
+        lines = changes[job.lines] if job.lines else []
+        upto = job.lines.stop if job.lines and lines else len(changes) + 1
+        went = [name for name in job.batch.followed if name in written.followed and plan.followed[name] >= upto]
+        found.append(Lines(lines, went))
+    return found
 
 
 def _walls(batch: Batch) -> set[Walls]:

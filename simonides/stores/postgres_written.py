@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +16,10 @@ from ..record import Body, at_if_known
 from . import rows
 from .postgres_plan import Plan, Version
 from .postgres_pool import ALL, Db
-from .postgres_rows import QUOTED, TYPES, as_row, bound, facets, kept, term_number
+from .postgres_rows import QUOTED, TYPES, about, as_row, bound, facets, given, kept, term_number
 
 MANY = 1_000  # rows that one statement takes
-MANY_WORDS = 20_000
+MANY_WORDS = 50_000
 AT_ONCE = 50  # versions up to which their words are made in the event loop's own thread
 OFTEN_MAX = 15  # times that a term is counted in one version: BM25 makes no difference beyond
 
@@ -33,11 +34,11 @@ REALMS = """
 ENDED = """
     UPDATE records r SET known_until = j.until
     FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, row_id, until)
-    WHERE r.realm = j.realm AND r.row_id = j.row_id
+    WHERE r.realm = j.realm AND r.row_id = j.row_id AND r.realm {among}
 """
 WORDS = """
     INSERT INTO words (realm, row_id, term, often)
-    SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::smallint[])
+    SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::smallint[]) ORDER BY 1, 3, 2
 """
 LABELS = """
     INSERT INTO labels (realm, label, row_id) SELECT * FROM unnest(%s::int[], %s::text[], %s::bigint[])
@@ -81,7 +82,7 @@ CERTIFIED = """
 EMPTIED = """
     WITH gone AS (
         DELETE FROM vectors v USING unnest(%s::int[], %s::bigint[]) WITH ORDINALITY j (realm, row_id, n)
-        WHERE v.realm = j.realm AND v.row_id = j.row_id RETURNING v.realm, v.grp, v.slot, j.n
+        WHERE v.realm = j.realm AND v.row_id = j.row_id AND v.realm {among} RETURNING v.realm, v.grp, v.slot, j.n
     ), counted AS (
         UPDATE groups g SET holes = g.holes + c.count
         FROM (SELECT grp, count(*) AS count FROM gone GROUP BY grp) c WHERE g.grp = c.grp
@@ -93,20 +94,24 @@ EMPTIED = """
 """
 UNSAID = """
     DELETE FROM words w USING unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, row_id, term)
-    WHERE w.realm = j.realm AND w.term = j.term AND w.row_id = j.row_id
+    WHERE w.realm = j.realm AND w.term = j.term AND w.row_id = j.row_id AND w.realm {among}
 """
 UNLABELLED = """
     DELETE FROM labels l USING unnest(%s::int[], %s::text[], %s::bigint[]) j (realm, label, row_id)
-    WHERE l.realm = j.realm AND l.label = j.label AND l.row_id = j.row_id
+    WHERE l.realm = j.realm AND l.label = j.label AND l.row_id = j.row_id AND l.realm {among}
 """
 UNLINKED = """
     DELETE FROM links l USING unnest(%s::int[], %s::text[], %s::bigint[]) j (realm, target, row_id)
-    WHERE l.realm = j.realm AND l.target = j.target AND l.row_id = j.row_id
+    WHERE l.realm = j.realm AND l.target = j.target AND l.row_id = j.row_id AND l.realm {among}
 """
-OF_ROWS = "USING unnest(%s::int[], %s::bigint[]) j (realm, row_id) WHERE t.realm = j.realm AND t.row_id = j.row_id"
+OF_ROWS = """
+    USING unnest(%s::int[], %s::bigint[]) j (realm, row_id)
+    WHERE t.realm = j.realm AND t.row_id = j.row_id AND t.realm {among}
+"""
 UNTOLD, UNWRITTEN = (f"DELETE FROM {table} t {OF_ROWS}" for table in ("tokens", "records"))
 UNRECALLED = """
     DELETE FROM recalls c USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE c.realm = j.realm AND c.id = j.id
+        AND c.realm {among}
 """
 UNLETTERED = """
     DELETE FROM letters t USING unnest(%s::int[], %s::text[]) j (realm, id) WHERE t.realm = j.realm AND t.id = j.id
@@ -117,31 +122,49 @@ ERASING = """
 ERASED = "UPDATE realms SET erases = erases + 1 WHERE realm = ANY(%s::int[])"
 
 LINES = """
-    WITH taken AS (UPDATE log SET seq = seq + %s RETURNING seq - %s AS before)
-    INSERT INTO changes (seq, at, realm, id, version, kind, "user", agent, session, note)
-    SELECT before + n, j.at, j.realm, j.id, j.version, j.kind, j."user", j.agent, j.session, j.note
-    FROM taken, unnest(
-        %s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]
-    ) WITH ORDINALITY j (at, realm, id, version, kind, "user", agent, session, note, n)
+    WITH taken AS (UPDATE log SET seq = seq + %s RETURNING seq - %s AS before), lines AS (
+        INSERT INTO changes (seq, at, realm, id, version, kind, "user", agent, session, note)
+        SELECT before + n, j.at, j.realm, j.id, j.version, j.kind, j."user", j.agent, j.session, j.note
+        FROM taken, unnest(
+            %s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]
+        ) WITH ORDINALITY j (at, realm, id, version, kind, "user", agent, session, note, n)
+    )
+    UPDATE realms m SET versions = m.versions + j.grown, head = before + j.line
+    FROM taken, unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, grown, line) WHERE m.realm = j.realm
+    RETURNING before
 """
-GROWN = """
-    UPDATE realms m SET versions = m.versions + j.grown, head = l.seq - %s + j.line
-    FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) j (realm, grown, line), log l WHERE m.realm = j.realm
-    RETURNING l.seq
+# Whoever holds a follower's place may wait for the log's head, which this one holds: so nobody is waited for here.
+FOLLOWED = """
+    WITH there AS (
+        SELECT c.name, c.seq + j.n AS upto FROM cursors c JOIN unnest(%s::text[], %s::bigint[]) j (name, n) USING (name)
+        WHERE c.seq > 0 AND c.seq = (SELECT seq FROM log) - %s FOR UPDATE OF c SKIP LOCKED
+    )
+    UPDATE cursors c SET seq = t.upto FROM there t WHERE c.name = t.name RETURNING c.name
 """
 
 
-async def write(db: Db, plan: Plan) -> int:
-    """Write the plan and commit; return the number of the log's last line before those of the plan."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The number of the log's last line before those written, and the followers that went on with them."""
+
+    before: int
+    followed: frozenset[str] = frozenset()
+
+
+Rows = tuple[str, Sequence[Sequence[Any]]]  # a statement, and what it writes
+
+
+async def write(db: Db, plan: Plan) -> Written:
+    """Write the plan and commit."""
     words = await _words(plan.versions)
     unsaid = await _words({row: Version(r, r.known, realm) for row, (realm, r) in plan.gone.items()})
     grown: Any = None
+    went: Any = None
     async with db.pipeline():
         if plan.made:
             await _many(db, REALMS, [(n, kept(tenant), kept(space)) for (tenant, space), n in plan.made.items()])
-        await _many(db, ENDED, [(realm, row, until) for row, (realm, until) in plan.ended.items()])
-        await _insert(db, plan, words)
-        await _embed(db, plan)
+        await _among(db, ENDED, [(realm, row, until) for row, (realm, until) in plan.ended.items()])
+        await _together(db, [*_inserted(plan, words), *_embedded(plan)])
         if plan.erased:
             await _erase(db, plan, unsaid)
         await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
@@ -150,41 +173,62 @@ async def write(db: Db, plan: Plan) -> int:
             await _many(db, sql, [(realm, kept(id)) for (realm, id), its in plan.erasing.items() if its is waits])
         if plan.lines:
             grown = await _log(db, plan)
+        if plan.followed:
+            names = [kept(name) for name in plan.followed]
+            went = await db.execute(FOLLOWED, (names, list(plan.followed.values()), len(plan.lines)))
         await db.execute("COMMIT")
-    return (await grown.fetchone())[0] - len(plan.lines) if grown else 0
+    if grown is None:
+        return Written(0)
+    followed = frozenset(given(name) for (name,) in await went.fetchall()) if went else frozenset()
+    return Written((await grown.fetchone())[0], followed)
 
 
-async def _insert(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
-    versions = [(row, facets(v.record), *as_row(v.record, v.realm, v.known)) for row, v in plan.versions.items()]
-    await _many(db, INSERT, versions)
-    await _many(db, WORDS, words, MANY_WORDS)
+def _inserted(plan: Plan, words: list[tuple[int, int, int, int]]) -> list[Rows]:
     each = [(row, v.realm, v.record) for row, v in plan.versions.items()]
-    await _many(db, LABELS, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
-    links = [(realm, kept(link.target), kept(link.role), row) for row, realm, r in each for link in r.links]
-    await _many(db, LINKS, links)
+    return [
+        (INSERT, [(row, facets(v.record), *as_row(v.record, v.realm, v.known)) for row, v in plan.versions.items()]),
+        (WORDS, words),
+        (LABELS, [(realm, kept(label), row) for row, realm, r in each for label in r.labels]),
+        (LINKS, [(realm, kept(link.target), kept(link.role), row) for row, realm, r in each for link in r.links]),
+    ]
 
 
-async def _embed(db: Db, plan: Plan) -> None:
-    await _many(db, GROUPS, [(realm, kept(model), g.number, g.dimension, g.slots) for realm, model, g in plan.groups()])
+def _embedded(plan: Plan) -> list[Rows]:
     vectors = [
         (p.realm, p.group, p.row, p.slot + n, half.tobytes())
         for p in plan.placed
         for n, half in enumerate(p.embedding.vectors.astype("<f2"))
     ]
-    await _many(db, VECTORS, vectors)
-    await _many(db, TOKENS, [(p.realm, p.group, p.row, p.embedding.tokens) for p in plan.placed if p.embedding.tokens])
+    return [
+        (GROUPS, [(realm, kept(model), g.number, g.dimension, g.slots) for realm, model, g in plan.groups()]),
+        (VECTORS, vectors),
+        (TOKENS, [(p.realm, p.group, p.row, p.embedding.tokens) for p in plan.placed if p.embedding.tokens]),
+    ]
+
+
+async def _together(db: Db, rows: Sequence[Rows]) -> None:
+    """Write rows of several tables, none of which another statement here reads: few of each by one statement."""
+    there = [(sql, values) for sql, values in rows if values]
+    if any(len(values) > (MANY_WORDS if sql == WORDS else MANY) for sql, values in there):
+        for sql, values in there:
+            await _many(db, sql, values, MANY_WORDS if sql == WORDS else MANY)
+    elif there:
+        *first, last = (sql for sql, _ in there)
+        parts = ", ".join(f"part_{n} AS ({sql})" for n, sql in enumerate(first))
+        told = [value for _, values in there for value in columns(values)]
+        await db.execute(f"WITH {parts} {last}" if parts else last, told)
 
 
 async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
     gone = [(realm, row) for row, (realm, _) in plan.gone.items()]
     for sql in (EMPTIED, UNTOLD, UNWRITTEN):
-        await _many(db, sql, gone)
-    await _many(db, UNSAID, [(realm, row, term) for realm, row, term, _ in words], MANY_WORDS)
+        await _among(db, sql, gone)
+    await _among(db, UNSAID, [(realm, row, term) for realm, row, term, _ in words], MANY_WORDS)
     each = [(row, realm, record) for row, (realm, record) in plan.gone.items()]
-    await _many(db, UNLABELLED, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
-    await _many(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
+    await _among(db, UNLABELLED, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
+    await _among(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
     ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
-    await _many(db, UNRECALLED, ids)
+    await _among(db, UNRECALLED, ids)
     await _many(db, UNLETTERED, ids)
     await db.execute(ERASED, (sorted(set(plan.erased.values())),))
 
@@ -219,16 +263,23 @@ async def _log(db: Db, plan: Plan) -> Any:
         )
         for realm, line in plan.lines
     ]
-    await db.execute(LINES, (count, count, *columns([bound(line) for line in lines])))
     last = {realm: n for n, (realm, _) in enumerate(plan.lines, 1)}
     grown = Counter(version.realm for version in plan.versions.values())
     grown.subtract(Counter(realm for realm, _ in plan.gone.values()))
-    return await db.execute(GROWN, (count, *columns([(realm, grown[realm], n) for realm, n in last.items()])))
+    its = columns([(realm, grown[realm], n) for realm, n in last.items()])
+    return await db.execute(LINES, (count, count, *columns([bound(line) for line in lines]), *its))
 
 
 async def _many(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
     for start in range(0, len(values), size):
         await db.execute(sql, columns(values[start : start + size]))
+
+
+async def _among(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
+    """The same for a statement that is told which realms, the first of each row's values, it is about."""
+    for start in range(0, len(values), size):
+        some = values[start : start + size]
+        await db.execute(*about(sql, [realm for realm, *_ in some], columns(some)))
 
 
 def columns(values: Iterable[Sequence[Any]]) -> list[Any]:

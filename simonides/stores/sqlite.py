@@ -34,7 +34,7 @@ from .. import words as language
 from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
-from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Store, check_log
+from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
 from . import rows, sqlite_rows
 from .bm25 import Postings, best
 from .sqlite_bytes import scrub
@@ -102,11 +102,11 @@ class SqliteStore:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> list[Change]:
-        changes: list[Change] = await self._writer.together(lambda db: self._commit(db, batch, cursor))
-        return changes
+    async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
+        lines: Lines = await self._writer.together(lambda db: self._commit(db, batch, cursor))
+        return lines
 
-    def _commit(self, db: apsw.Connection, batch: Batch, cursor: Cursor | None) -> list[Change]:
+    def _commit(self, db: apsw.Connection, batch: Batch, cursor: Cursor | None) -> Lines:
         at = now()
         known = Span(since=at)
         if cursor:
@@ -126,7 +126,7 @@ class SqliteStore:
             self._certified(db, certificate.scope, certificate.ids)
         if batch.answered or batch.letters:
             put_aside(db, batch.answered, batch.letters)
-        return changes
+        return Lines(changes, _went_on(db, batch.followed, changes))
 
     def _certified(self, db: apsw.Connection, scope: Scope, ids: Sequence[str]) -> None:
         realm = self._realm(db, scope.realm)
@@ -944,6 +944,13 @@ def _move(db: apsw.Connection, cursor: Cursor) -> None:
         db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (cursor.name, cursor.now))
     else:
         db.execute("DELETE FROM cursors WHERE name = ?", (cursor.name,))
+
+
+def _went_on(db: apsw.Connection, names: Sequence[str], lines: Sequence[Change]) -> list[str]:
+    """Take the followers on that stand just before these lines; return their names."""
+    there = [name for name in names if lines and _place(db, name) == lines[0].seq - 1 > 0]
+    db.executemany("UPDATE cursors SET seq = ? WHERE name = ?", [(lines[-1].seq, name) for name in there])
+    return there
 
 
 def _place(db: apsw.Connection, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from datetime import timedelta
 from typing import Any
@@ -186,6 +187,40 @@ class Writing:
                 await store.commit(Batch(put=(said("lost"),)), cursor=Cursor("reader", was, 9))
         assert await store.cursor("reader") == 5
         assert await store.find(every(ANA)) == []
+
+    async def test_who_has_followed_a_batch_ahead_goes_on_with_it(self, store: Store) -> None:
+        one, two, three = (said(str(n)) for n in range(3))
+        await put(store, one)
+        await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
+        lines = await store.commit(Batch(put=(two, three), followed=("reader", "another")))
+        assert (len(lines), lines.followed) == (2, frozenset({"reader"}))
+        assert await store.cursors("") == {"reader": 3}
+        again = await store.commit(Batch(put=(three,), followed=("reader",)))
+        assert (again, again.followed, await store.cursor("reader")) == ([], frozenset(), 3)
+
+    async def test_who_has_not_read_what_came_before_reads_a_batch_later(self, store: Store) -> None:
+        await put(store, said("read"), said("not read"))
+        await store.commit(Batch(), cursor=Cursor("behind", 0, 1))
+        lines = await store.commit(Batch(put=(said("ahead"),), followed=("behind", "not begun")))
+        assert (lines.followed, await store.cursors("")) == (frozenset(), {"behind": 1})
+
+    async def test_a_batch_that_conflicts_takes_nobody_on(self, store: Store) -> None:
+        kept = said("kept")
+        await put(store, kept)
+        await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
+        other = dataclasses.replace(kept, body=Message(text="other"))
+        with pytest.raises(Conflict):
+            await store.commit(Batch(put=(said("lost"), other), followed=("reader",)))
+        assert await store.cursor("reader") == 1
+
+    async def test_many_who_write_at_once_take_a_follower_as_far_as_it_has_followed(self, store: Store) -> None:
+        await put(store, said("first"))
+        await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
+        batches = [Batch(put=(said(str(n)),), followed=("reader",) if n != 5 else ()) for n in range(10)]
+        kept = await asyncio.gather(*(store.commit(batch) for batch in batches))
+        unread = kept[5][0].seq
+        assert await store.cursor("reader") == unread - 1
+        assert all(lines.followed == ({"reader"} if lines[0].seq < unread else set()) for lines in kept)
 
     async def test_what_a_caller_does_to_its_metadata_later_changes_nothing(self, store: Store) -> None:
         metadata = {"list": [1]}
