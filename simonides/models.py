@@ -159,9 +159,9 @@ async def fill(store: Store, embedder: Embedder, progress: Progress | None = Non
     """Make the vectors that this model has not made yet, beside those of others; where it is cut off, it goes on."""
     vectors = Vectors(embedder)
     if await is_dropped(store, embedder.name):
+        await _move(store, dropped(embedder.name), 0)  # first: nobody passes over anything from here on
         for place in [vectors.name, *await store.cursors(f"{vectors.name}#")]:
             await _move(store, place, 0)
-        await _move(store, dropped(embedder.name), 0)
     await settle([vectors], store, progress)
 
 

@@ -155,6 +155,19 @@ async def test_whoever_was_not_told_goes_on_until_the_old_is_dropped(url: str, s
         assert texts(await memory.recall("the harbour of bridge 7", limit=1)) == [SAID[7]]
 
 
+async def test_whoever_was_not_told_makes_no_more_of_what_is_dropped(url: str, store: Store) -> None:
+    async with AsyncMemory(url, embedder=OLD) as memory:
+        await models.fill(store, hashing.open(NEW))
+        await models.choose(store, NEW_NAME)
+        await models.drop(store, OLD_NAME)
+        await memory.remember("A ferry nobody was told of")
+        await memory.settle()
+        assert vectors(await store.models()) == {NEW_NAME: 40} and memory.behind is None
+        await models.fill(store, hashing.open(OLD))  # brought back
+        await memory.remember("A third ferry")
+        assert vectors(await store.models()) == {NEW_NAME: 40, OLD_NAME: 42}
+
+
 async def test_the_one_that_answers_is_not_dropped(store: Store) -> None:
     with pytest.raises(Invalid, match="answers"):
         await models.drop(store, OLD_NAME)

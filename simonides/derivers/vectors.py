@@ -52,6 +52,8 @@ class Vectors:
     async def follow(self, changes: Sequence[Change], store: Store) -> Batch:
         if any(not change.version and change.kind != "certificate" for change in changes):
             self._embedder.clear_cache()  # wherever it was erased, nothing of it stays here
+        if await self._is_dropped(store):
+            return Batch()
         return Batch(embeddings=await self._embedded(await live(changes, store)))
 
     async def ahead(self, records: Sequence[Record], store: Store) -> Batch | None:
@@ -81,8 +83,10 @@ class Vectors:
         return tuple(self._embeddings(records, parts, vectors, tokens))
 
     async def _is_dropped(self, store: Store) -> bool:
-        """Look at most every so often: whoever drops a model waits that long before the last sweep."""
-        if time.monotonic() - self._looked > LOOKS_S:
+        """Look at most every so often: whoever drops a model waits that long before the last sweep. Whoever brings it
+        back waits for nobody: while it is dropped, look each time.
+        """
+        if self._dropped or time.monotonic() - self._looked > LOOKS_S:
             self._dropped = bool(await store.cursor(dropped(self._embedder.name)))
             self._looked = time.monotonic()
         return self._dropped
