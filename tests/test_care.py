@@ -513,9 +513,13 @@ async def test_a_trace_says_of_an_error_what_kind_it_is_and_nothing_that_was_rem
     exporter = sdk.InMemorySpanExporter()
     provider = observe.provider("http://127.0.0.1:1/v1/traces", exporter)
     observer = observe.Observer(provider.get_tracer("simonides"))
-    async with AsyncMemory(":memory:", embedder="none") as memory:
+
+    class Watched(AsyncMemory):
+        def _opened(self, part: str, what: Any) -> Any:
+            return observer.around(part, what)
+
+    async with Watched(":memory:", embedder="none") as memory:
         await memory.remember(TEXT, id="a")
-        memory._store = observer.around("store", memory._store)
         with pytest.raises(Conflict):
             await memory.remember("another text", session=TEXT, id="a")
         await memory.remember("one", session=TEXT)
