@@ -905,7 +905,7 @@ class AsyncMemory:
         if self._settled:
             await self._passes.finish()
         else:
-            self._passes.begin()
+            self._passes.go_on()
 
     async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
         assert self._passes is not None and self._sending is not None

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Coroutine, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from .errors import Conflict, Damaged, SimonidesError, Unavailable
@@ -25,6 +26,18 @@ LOOK_S = 0.05  # between two looks how far the workers are, while somebody waits
 STILL_S = 5.0  # without a step of theirs, and nobody waits any longer
 FRESH_S = 0.2  # for how long a look at the backlog holds
 RETRY_S = (1.0, 60.0)  # what whoever is turned away is told, at least and at most
+
+_waited_for = ContextVar("waited_for", default=False)
+
+
+@contextlib.contextmanager
+def waited_for(yes: bool = True) -> Iterator[None]:
+    """Say of what is written within this that the caller waits until it is followed, whatever its memory does."""
+    token = _waited_for.set(yes)
+    try:
+        yield
+    finally:
+        _waited_for.reset(token)
 
 
 class Passes:
@@ -44,7 +57,7 @@ class Passes:
     ) -> None:
         self.behind: str | None = None
         self._store, self._followers, self._index, self._home = store, followers, index, home
-        self.waits = waits
+        self._waits = waits
         self._place = 0  # the line of the log that every follower has read
         self._written = 0  # the last line that was written here
         self._done = False  # a pass, since this was opened
@@ -56,6 +69,10 @@ class Passes:
         self._tidying: asyncio.Task[None] | None = None
         self._all: set[asyncio.Task[None]] = set()  # not done; they outlive callers that are cancelled
         self._ending = False
+
+    @property
+    def waits(self) -> bool:
+        return self._waits or _waited_for.get()
 
     async def ahead(self, records: Sequence[Record]) -> Batch:
         """Return what the followers make of new records, and that they need not read them; nothing where one of them
@@ -120,6 +137,11 @@ class Passes:
         """
         if self._left or self._is_crowded or self._gathered >= CATCH_UP:
             await self.settle()
+
+    def go_on(self) -> None:
+        """See to it that what was written here is followed; wait for nothing."""
+        if self._left or self._gathered >= CATCH_UP:
+            self.begin()
 
     def begin(self, progress: Progress | None = None) -> asyncio.Task[None]:
         """Return the pass that has not begun yet, which sees what is written now."""
@@ -227,6 +249,9 @@ class Elsewhere:
 
     async def finish(self) -> None:
         await self.settle()
+
+    def go_on(self) -> None:
+        """Nothing is followed here."""
 
     def begin(self, progress: Progress | None = None) -> None:
         """Nothing begins here."""

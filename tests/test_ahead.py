@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from doors import house
 from numpy.typing import NDArray
 
 from simonides import AsyncMemory, Conflict, Unavailable, passes
@@ -199,6 +200,23 @@ async def test_no_write_waits_long_for_an_embedder(
         for number in range(20):
             await memory.remember(f"the train number {number} goes")
         assert any(batch.put and batch.embeddings for batch in seen.batches)  # and is tried again once it is not
+
+
+async def test_over_http_an_add_is_one_commit_unless_its_caller_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path / "m.db") as made, made.client() as client:
+        seen = await opened(made.memory, monkeypatch)
+        kept = await client.post("/api/v1/memories", json={"content": "the ferry goes"})
+        assert (kept.status_code, kept.json()["indexed"]) == (201, True)
+        [added] = seen.batches
+        assert (len(added.put), len(added.embeddings)) == (1, 1)
+        new = await client.patch(
+            f"/api/v1/memories/{kept.json()['results'][0]['id']}", json={"text": "it goes at nine"}
+        )
+        assert (new.json()["indexed"], len(seen.batches[1].embeddings)) == (True, 1)
+        await client.post("/api/v1/memories", params={"wait": "stored"}, json={"content": "the boat goes"})
+        assert seen.batches[2].put and not seen.batches[2].embeddings
 
 
 @pytest.mark.parametrize("how", ["settled", "work"])

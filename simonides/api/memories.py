@@ -54,11 +54,12 @@ def picked(asked: Asked, names: Sequence[str]) -> dict[str, Any]:
 
 async def indexed(call: Call, wait: str) -> Json:
     """Return whether what has been written can be found by meaning, having waited for it if that was asked."""
-    memory = call.memory
-    written = (await memory.position()).written
-    if wait == "indexed" and not await call.desk.full():
-        await memory.settle()
-    done = (await memory.position()).indexed >= written
+    place = await call.memory.position()
+    written = place.written
+    if wait == "indexed" and place.indexed < written and not await call.desk.full():
+        await call.memory.settle()
+        place = await call.memory.position()
+    done = place.indexed >= written
     return {"indexed": done, "task": None if done else f"log-{written}"}
 
 

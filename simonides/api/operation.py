@@ -22,6 +22,7 @@ from ..arguments import Whose, named
 from ..directory import Directory
 from ..errors import Forbidden, Invalid, Limited, Unauthorized
 from ..memory import AsyncMemory
+from ..passes import waited_for
 from ..record import Scope, began, now, stable_id
 from ..serving import REFUSE, Serving
 from .shapes import Asked
@@ -145,7 +146,8 @@ class Operation:
         if self.fills:
             await desk.admit()
         try:
-            return await self.run(asked, granted(desk, principal, asked, self.needs, once))
+            with waited_for(getattr(asked, "wait", None) == "indexed"):
+                return await self.run(asked, granted(desk, principal, asked, self.needs, once))
         finally:
             if self.destroys:
                 for let_go in desk.on_erase:

@@ -14,7 +14,7 @@ from ..store import Batch, Cursor
 from . import rows
 from .postgres_plan import NOTHING, Group, Known, Last, Name, Walls
 from .postgres_pool import Db, fetch, see
-from .postgres_rows import about, as_record, bound, kept, unbound
+from .postgres_rows import about, array, as_record, bound, kept, unbound
 
 BLOCK = 1000  # numbers of rows that the sequence gives at once; see the schema
 
@@ -126,7 +126,8 @@ async def load(
     copies = any(batch.log for batch in batches)
 
     async def ask(sql: str, *values: Any, when: bool = True) -> Any:
-        return await db.execute(sql, [bound(one) if isinstance(one, list) else one for one in values]) if when else None
+        given = [array(bound(one)) if isinstance(one, list) else one for one in values]
+        return await db.execute(sql, given) if when else None
 
     async def among(sql: str, which: list[int], *values: Any) -> Any:
         told, given = about(sql, which, (which, *values))

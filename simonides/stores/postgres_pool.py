@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from ..errors import Invalid, Unavailable
 from ..postgresql import quoted
 from .postgres_errors import lost, translated
-from .postgres_rows import kept
+from .postgres_rows import array, kept
 from .postgres_url import Address
 
 WAIT_S = 30.0  # how long a connection is waited for when all are lent
@@ -141,14 +140,7 @@ async def see(db: Db, tenants: Iterable[str] | None) -> None:
     if tenants is None:
         await db.execute(ALL)
     elif named := tuple(tenants):
-        await db.execute(TENANTS, (_array(named),))
-
-
-@lru_cache(maxsize=1_000)
-def _array(texts: tuple[str, ...]) -> str:
-    """Return the texts as PostgreSQL writes an array."""
-    escaped = (kept(text).replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in escaped) + "}"
+        await db.execute(TENANTS, (array([kept(tenant) for tenant in named]),))
 
 
 async def fetch(db: Db, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:

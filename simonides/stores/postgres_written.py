@@ -16,7 +16,7 @@ from ..record import Body, at_if_known
 from . import rows
 from .postgres_plan import Plan, Version
 from .postgres_pool import ALL, Db
-from .postgres_rows import QUOTED, TYPES, about, as_row, bound, facets, given, kept, term_number
+from .postgres_rows import QUOTED, TYPES, about, array, as_row, bound, facets, given, kept, term_number
 
 MANY = 1_000  # rows that one statement takes
 MANY_WORDS = 50_000
@@ -283,16 +283,8 @@ async def _among(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = 
 
 
 def columns(values: Iterable[Sequence[Any]]) -> list[Any]:
-    """Return rows as columns, for a statement that takes an array of each.
-
-    Numbers are written out at once: psycopg looks at every element of a list, which takes longer than the server needs.
-    """
-    return [_array(list(column)) for column in zip(*values, strict=True)]
-
-
-def _array(column: list[Any]) -> list[Any] | str:
-    first = next((value for value in column if value is not None), 0)
-    return f"{{{str(column)[1:-1]}}}".replace("None", "NULL") if isinstance(first, int) else column
+    """Return rows as columns, for a statement that takes an array of each."""
+    return [array(column) for column in zip(*values, strict=True)]
 
 
 async def _words(versions: dict[int, Version]) -> list[tuple[int, int, int, int]]:
