@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from .errors import Unavailable
+from .store import Pooled
 from .version import VERSION
 
 if TYPE_CHECKING:
@@ -66,6 +68,12 @@ class Observer:
         rss.set_function(resident)
         heap = Gauge("simonides_memory_heap_bytes", "Of that, what is of no file: its own", registry=made)
         heap.set_function(own)
+        self._pooled = list[weakref.ref[Pooled]]()
+        for which, name in enumerate(("active", "idle")):
+            gauge = Gauge(
+                f"simonides_db_connections_{name}", f"Connections of the store that are {name}", registry=made
+            )
+            gauge.set_function(functools.partial(self._connections, which))
         Gauge("simonides_info", "This server", ["version"], registry=made).labels(VERSION).set(1)
         ProcessCollector(registry=made)
 
@@ -87,7 +95,13 @@ class Observer:
 
     def around(self, part: str, what: T) -> T:
         """Return the same store, index, embedder or cache, its calls measured."""
+        if isinstance(what, Pooled):
+            self._pooled.append(weakref.ref(what))
         return cast(T, _shape(cast(type, type(what)), part)(what, self))
+
+    def _connections(self, which: int) -> float:
+        there = [found.connections for each in self._pooled if (found := each()) is not None]
+        return float(sum(connections[which] for connections in there))
 
     @contextlib.contextmanager
     def call(self, part: str, operation: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .errors import Conflict, Invalid
 from .query import Query
@@ -173,6 +173,16 @@ class Health:
 
     complaints: tuple[str, ...]
     counts: Mapping[str, int]
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A store that reads by several connections at once."""
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Return how many are at work now, and how many are open and wait for work."""
+        ...
 
 
 class Store(Protocol):

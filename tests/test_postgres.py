@@ -205,6 +205,16 @@ async def test_each_realm_has_a_head_of_its_own(schemas: Schemas, opened: Open) 
 # -- the walls --------------------------------------------------------------------------------------------------------
 
 
+async def test_it_says_how_many_connections_are_at_work(schemas: Schemas, opened: Open) -> None:
+    store = await opened(schemas.url(pool="2"))
+    assert store.connections == (0, 0)
+    async with store._here.pool.lent():
+        assert store.connections == (1, 0)
+        await store.head()
+        assert store.connections == (1, 1)
+    assert store.connections == (0, 2)
+
+
 async def test_a_query_that_forgets_its_scope_finds_nothing(schemas: Schemas, opened: Open) -> None:
     url = schemas.url()
     store = await opened(url)

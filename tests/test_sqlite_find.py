@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -221,4 +222,16 @@ async def test_what_owners_told_of_is_found_without_looking_its_id_up() -> None:
     await store.owners(Query(scope=HERE), "m", range(len(NOTES)))
     found, plan = await planned(store, store.find(query))
     assert [record.id for record in found] == ["7", "9"] and "records_id" not in plan
+    await store.close()
+
+
+async def test_it_says_how_many_connections_are_at_work(tmp_path: Path) -> None:
+    store = sqlite.open(f"sqlite:///{tmp_path}/m.db")
+    assert store.connections == (0, 0)
+    await store.find(Query(scope=HERE, limit=1))
+    assert store.connections == (0, 1)
+    looking = asyncio.create_task(store.find(Query(scope=HERE, limit=1)))
+    await asyncio.sleep(0)
+    assert sum(store.connections) >= 1 and store.connections[0] == 1
+    await looking
     await store.close()

@@ -425,6 +425,12 @@ class PostgresStore:
             if self._parts.replica:
                 await self._parts.replica.close()
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        pools = [self._parts.pool, self._parts.replica] if self._parts else []
+        found = [pool.connections for pool in pools if pool is not None and not isinstance(pool, Frozen)]
+        return sum(active for active, _ in found), sum(idle for _, idle in found)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     async def _in_realm(self, scope: Scope, work: Callable[[Db, int], Awaitable[T]]) -> T | None:

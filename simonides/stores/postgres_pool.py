@@ -59,7 +59,13 @@ class Pool:
         self.address = address
         self._idle: list[Db] = []
         self._free = asyncio.Semaphore(address.pool)
+        self._lent = 0
         self._closed = False
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Return how many are lent, and how many are open and wait for work."""
+        return self._lent, len(self._idle)
 
     async def read(self, tenants: Sequence[str] | None, work: Callable[[Db], Awaitable[T]]) -> T:
         """Do the work in one transaction, which sees the realms of these tenants (None: of all), and only reads.
@@ -94,6 +100,7 @@ class Pool:
                 f"all {self.address.pool} connections to PostgreSQL were busy for {WAIT_S:.0f} seconds: raise pool="
             ) from None
         db: Db | None = None
+        self._lent += 1
         try:
             db = self._idle.pop() if self._idle else await self.open()
             yield db
@@ -106,6 +113,7 @@ class Pool:
                 if db is not None:
                     await self._take_back(db)
             finally:
+                self._lent -= 1
                 self._free.release()
 
     async def open(self) -> Db:

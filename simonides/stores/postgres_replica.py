@@ -56,6 +56,10 @@ class Replica:
             raise Behind
         return await work(db)
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        return self._pool.connections
+
     async def close(self) -> None:
         await self._pool.close()
 

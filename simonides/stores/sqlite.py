@@ -98,6 +98,7 @@ class SqliteStore:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
+        self._asked = 0  # reads under way, or waiting for a reader
         self._frozen = False  # a snapshot: its one reader stays in one transaction
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -708,7 +709,16 @@ class SqliteStore:
             reading = asyncio.get_running_loop().run_in_executor(self._readers, self._reading, work)
         except RuntimeError:
             raise Invalid("this memory is closed") from None
-        return await reading
+        self._asked += 1
+        try:
+            return await reading
+        finally:
+            self._asked -= 1
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        active = min(self._asked, len(self._open))
+        return active, len(self._open) - active
 
     def _reading(self, work: Callable[[apsw.Connection], T]) -> T:
         try:
