@@ -74,7 +74,7 @@ async def test_a_word_that_most_say_is_found_under_every_filter(
     store: sqlite.SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read bit by bit, the newest first, until there is enough."""
-    monkeypatch.setattr(sqlite, "DF_BUDGET", 7)
+    monkeypatch.setattr(bm25, "DF_BUDGET", 7)
     everyone = {record.id for record in sown()}
     assert {record.id for record, _ in await store.words(ALL, "everyone")} == everyone
     labelled = Query(scope=HERE, limit=COUNT, labels=frozenset({"tenth"}))

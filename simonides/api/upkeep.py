@@ -78,8 +78,10 @@ class Task(Asked):
 @operation("GET", "/tasks/{id}", needs=Permit.READ, gives=TaskShape)
 async def get_task(asked: Task, call: Call) -> Json:
     """Say how far a task is. One that waits for what was remembered to be indexed survives a restart."""
-    line, place = re.fullmatch(r"log-([0-9]{1,18})", asked.id), await call.memory.position()
-    if line and 0 < int(line[1]) <= place.written:
+    if line := re.fullmatch(r"log-([0-9]{1,18})", asked.id):
+        place = await call.memory.position()
+        if not 0 < int(line[1]) <= place.written:
+            raise NotFound(f"no task {asked.id!r}: nothing was written as that line of the log")
         done = place.indexed >= int(line[1])
         return {
             "id": asked.id, "does": "index", "status": "done" if done else "running", "began": None, "ended": None,

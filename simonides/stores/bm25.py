@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
 HEADING = 30  # bytes that who and when add to a text
+DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
+DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each in a file
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
+T = TypeVar("T", int, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,20 @@ class Postings:
     def leading(self) -> Rows:
         """Return the places of the rows, the best first as far as can be told without lengths; of equals the newest."""
         return np.lexsort((-self.rows, -self.scores(np.ones(len(self.rows)))))
+
+
+def affordable(counted: Iterable[tuple[int, T]], versions: int) -> list[T]:
+    """Return the terms worth reading, rarest first, of those given with how many versions say them: a word in most
+    records costs much and tells nothing.
+    """
+    kept, spent = list[T](), 0
+    for frequency, term in sorted(counted):
+        if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
+            break
+        if frequency:
+            kept.append(term)
+            spent += frequency
+    return kept
 
 
 def best(postings: Postings, found: Rows, long: Rows, limit: int) -> dict[int, float]:

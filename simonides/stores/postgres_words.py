@@ -16,13 +16,11 @@ import numpy as np
 from .. import words as language
 from ..query import Query
 from ..record import Record, Scope
-from . import rows
+from . import bm25, rows
 from .bm25 import Postings, Rows, best
 from .postgres_pool import Db, Sent, fetch, fetched
 from .postgres_rows import Numbers, as_record, numbers, term_number, where
 
-DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
-DF_BUDGET = 20_000  # postings that one question may read
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 NARROW = 20_000  # rows up to which all of a label, a user or a session are read before going by words
 FREQUENCIES_KEPT = 50_000
@@ -115,9 +113,9 @@ class Words:
     async def _postings(self, db: Db, realm: int, terms: Sequence[int], versions: int) -> AsyncIterator[Postings]:
         """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
         frequent = self._frequencies.get((realm, terms[0]), (0, 0))[0]
-        if len(terms) == 1 and frequent > DF_BUDGET:
+        if len(terms) == 1 and frequent > bm25.DF_BUDGET:
             before = LATEST
-            while len(lately := numbers(await _one(db, LATELY, (realm, terms[0], before, DF_BUDGET)))):
+            while len(lately := numbers(await _one(db, LATELY, (realm, terms[0], before, bm25.DF_BUDGET)))):
                 yield Postings.of([_repeated(lately)], versions)
                 before = int(lately.min()) >> 4
         else:
@@ -126,17 +124,10 @@ class Words:
 
 
 def _affordable(counted: Mapping[int, int], versions: int) -> list[int]:
-    """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
-    if versions <= DF_ROWS:
+    """Return the terms worth reading; where there is little to read, all."""
+    if versions <= bm25.DF_ROWS:
         return list(counted) if versions else []
-    kept, spent = list[int](), 0
-    for frequency, term in sorted((frequency, term) for term, frequency in counted.items()):
-        if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
-            break
-        if frequency:
-            kept.append(term)
-            spent += frequency
-    return kept
+    return bm25.affordable(((frequency, term) for term, frequency in counted.items()), versions)
 
 
 async def _best(db: Db, query: Query, realm: int, postings: Postings, limit: int) -> dict[int, float]:

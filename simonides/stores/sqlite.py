@@ -35,7 +35,7 @@ from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
-from . import rows, sqlite_rows
+from . import bm25, rows, sqlite_rows
 from .bm25 import Postings, best
 from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
@@ -51,8 +51,6 @@ APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
 HEADER = 100  # bytes that every SQLite file begins with
 BUSY_MS = 30_000  # how long a lock of another process is waited for
 READERS = 3
-DF_SHARE, DF_ROWS = 0.05, 5_000  # beyond so many versions, a term in more than this share of them is passed over
-DF_BUDGET = 20_000  # postings that one question may read, at 0.2 µs each
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
 NARROW = 20_000  # rows up to which all of a label, a user or a session are read, before going by words or in order
@@ -356,9 +354,9 @@ class SqliteStore:
     def _postings(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> Iterator[Postings]:
         """Yield where the terms are said: at once, or bit by bit, the newest first, where one alone is in very many."""
         versions, names = self._versions(db, realm), [prefixed(realm, term) for term in terms]
-        if len(names) == 1 and self._frequency(db, realm, terms[0], versions) > DF_BUDGET:
+        if len(names) == 1 and self._frequency(db, realm, terms[0], versions) > bm25.DF_BUDGET:
             before = LATEST
-            while len(lately := said_lately(db, names[0], before, DF_BUDGET)):
+            while len(lately := said_lately(db, names[0], before, bm25.DF_BUDGET)):
                 yield Postings.of([lately], versions)
                 before = int(lately.min())
         else:
@@ -381,19 +379,11 @@ class SqliteStore:
         return best(postings, found, long, limit)
 
     def _affordable(self, db: apsw.Connection, realm: int, terms: Sequence[str]) -> list[str]:
-        """Return the terms worth reading, rarest first: a word in most records costs much and tells nothing."""
+        """Return the terms worth reading; where there is little to read, all, without counting them."""
         versions = self._versions(db, realm)
-        if versions <= DF_ROWS:
+        if versions <= bm25.DF_ROWS:
             return list(terms)
-        by_rarity = sorted((self._frequency(db, realm, term, versions), term) for term in terms)
-        kept, spent = list[str](), 0
-        for frequency, term in by_rarity:
-            if kept and (frequency > DF_SHARE * versions or spent + frequency > DF_BUDGET):
-                break
-            if frequency:
-                kept.append(term)
-                spent += frequency
-        return kept
+        return bm25.affordable(((self._frequency(db, realm, term, versions), term) for term in terms), versions)
 
     def _versions(self, db: apsw.Connection, realm: int) -> int:
         return int(_one(db, "SELECT versions FROM realms WHERE realm = ?", (realm,)) or 0)
