@@ -26,6 +26,10 @@ import psycopg
 
 S = TypeVar("S", bound="Server")
 
+# A child that changes its user is a fork, and gRPC's handlers of forks bring that child down now and then before it has
+# become the server: these tests use gRPC in the same process. It is read when gRPC is imported, later than this.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 NOBODY = 65534
 PATIENCE_S = 60.0
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
