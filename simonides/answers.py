@@ -11,6 +11,7 @@ that was looked at. It holds what was said: an erase takes all answers of its re
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -61,15 +62,20 @@ class Answers:
         self._cache, self._store, self._have_read = cache, store, have_read
         self._place, self._seconds = digest(place), seconds
         self._seen: OrderedDict[tuple[str, str], State] = OrderedDict()  # where only this process sees the cache
+        self._keeping: dict[str, asyncio.Task[None]] = {}  # by the key of the answer
 
     async def of(
         self, question: Question, query: Query, model: str, more: tuple[Any, ...], work: Callable[[], Awaitable[Hits]]
     ) -> Hits:
-        """Return the answer that is kept, or what `work` returns, which is kept then. `more` is what else was asked."""
+        """Return the answer that is kept, or what `work` returns, which is kept then, while nobody waits for it. `more`
+        is what else was asked.
+        """
         if not self._seconds:
             return await work()
         group, state = self._group(query.scope), await self._state(query.scope, model)
         key = self._key(question, query, model, more, state)
+        if keeping := self._keeping.get(key):
+            await asyncio.wait({keeping})
         try:
             [kept] = await self._cache.get(group, [key])
         except Unavailable:
@@ -79,16 +85,25 @@ class Answers:
         await self._left_behind(query.scope, group, state)
         followed = await self._have_read(state.head)
         hits = await work()
-        if followed and set(hits.notes) <= {WORDS_ALONE} and await self._state(query.scope, model) == state:
-            await self._keep(group, key, hits, state)
+        if followed and set(hits.notes) <= {WORDS_ALONE} and key not in self._keeping:
+            found = Hits(hits).noting(*hits.notes)  # what it is now: whoever gets it may change it
+            found.until = hits.until
+            self._keeping[key] = asyncio.create_task(self._keep(group, key, found, query.scope, model, state))
         return hits
 
-    async def _keep(self, group: str, key: str, hits: Hits, state: State) -> None:
+    async def _keep(self, group: str, key: str, hits: Hits, scope: Scope, model: str, state: State) -> None:
         left = self._seconds if hits.until is None else min(self._seconds, (hits.until - now()).total_seconds())
         try:
-            await self._cache.set(group, {key: packed(hits)}, left, generation=state.head)
+            if await self._state(scope, model) == state:
+                await self._cache.set(group, {key: packed(hits)}, left, generation=state.head)
         except SimonidesError:
             return  # it does not answer, or this cannot be written down: it is worked out again
+        finally:
+            del self._keeping[key]
+
+    async def settled(self) -> None:
+        """Wait for what is being kept."""
+        await asyncio.gather(*self._keeping.values(), return_exceptions=True)
 
     async def _left_behind(self, scope: Scope, group: str, state: State) -> None:
         """Remove what nobody can reach any more, where nobody else does: another process may have erased it."""
@@ -107,6 +122,7 @@ class Answers:
 
         What it keeps then is out of reach, and gone when its seconds are.
         """
+        await self.settled()
         head = await self._store.head(scope)
         try:
             answers = await self._cache.clear(self._group(scope), generation=head)

@@ -782,6 +782,8 @@ class AsyncMemory:
             await self._sending.ended(SENT_S)
         if self._recalls:
             await self._recalls.close()
+        if self._answers:
+            await self._answers.settled()
         others = (self._other.index, self._other.embedder) if self._other else ()
         for part in (self._index, self._embedder, *others, self._store, self.cache):
             if part is not None:

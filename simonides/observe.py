@@ -6,7 +6,6 @@ declared, names of methods, numbers of statuses. Each server counts for itself.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import inspect
@@ -103,25 +102,9 @@ class Observer:
         there = [found.connections for each in self._pooled if (found := each()) is not None]
         return float(sum(connections[which] for connections in there))
 
-    @contextlib.contextmanager
-    def call(self, part: str, operation: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        with self._span(f"{part}.{operation}") as span:
-            try:
-                yield
-            except Exception as error:
-                self.errors.labels(part, operation).inc()
-                if span:
-                    span.set_attribute("error.type", type(error).__qualname__)
-                raise
-            finally:
-                self.durations[part].labels(operation).observe(time.perf_counter() - begun)
-
-    def _span(self, name: str) -> Any:
-        """Begin a span that says nothing of an error but its kind: messages may hold what was remembered."""
-        if self.tracer is None:
-            return contextlib.nullcontext()
-        return self.tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
+    def call(self, part: str, operation: str) -> Timed:
+        """Return what measures what is done within it: a call of that part."""
+        return Timed(self, part, operation)
 
     def embed(self, embedder: Any, texts: Sequence[str], fine: bool) -> None:
         self.embeddings.labels("ok" if fine else "failed").inc()
@@ -155,6 +138,34 @@ class Observer:
             *(GaugeMetricFamily(name, TOLD[name], value) for name, value in (store or {}).items()),
         ]
         return generate_latest(self.registry) + generate_latest(_given(families))
+
+
+class Timed:
+    """Measures what is done within it. Its span says nothing of an error but its kind: messages may hold what was
+    remembered.
+    """
+
+    __slots__ = ("_begun", "_observer", "_of", "_span", "_tracing")
+
+    def __init__(self, observer: Observer, part: str, operation: str) -> None:
+        self._observer, self._of = observer, (part, operation)
+        self._tracing = observer.tracer and observer.tracer.start_as_current_span(
+            f"{part}.{operation}", record_exception=False, set_status_on_exception=False
+        )
+
+    def __enter__(self) -> None:
+        self._span = self._tracing.__enter__() if self._tracing else None
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        part, operation = self._of
+        self._observer.durations[part].labels(operation).observe(time.perf_counter() - self._begun)
+        if isinstance(error, Exception):
+            self._observer.errors.labels(part, operation).inc()
+            if self._span:
+                self._span.set_attribute("error.type", type(error).__qualname__)
+        if self._tracing:
+            self._tracing.__exit__(kind, error, trace)
 
 
 TOLD = {

@@ -20,7 +20,8 @@ from simonides.directories.memory import MemoryDirectory
 from simonides.directory import Grant
 from simonides.servers import streams
 from simonides.servers.gate import Gate
-from simonides.servers.http import IN_QUERY, app
+from simonides.servers.http import app
+from simonides.servers.reading import IN_QUERY
 from simonides.servers.seeds import layer, sekha, soma
 
 DOORS = (streams.mount, sekha.mount, layer.mount, soma.mount)  # what `simonides serve` mounts beside the table

@@ -480,6 +480,12 @@ def same(left: Hits, right: Hits) -> None:
             assert (mine.value, mine.share) == pytest.approx((theirs.value, theirs.share), abs=1e-5)
 
 
+async def kept(memory: AsyncMemory) -> None:
+    """Wait until what was answered is in the cache."""
+    assert memory._answers is not None
+    await memory._answers.settled()
+
+
 async def test_the_same_question_is_worked_out_once(memory: AsyncMemory, counted: list[str]) -> None:
     await memory.remember(["I live in Porto", "I like tea"], user="ana", session="s", labels=["a"], metadata={"n": 1.0})
     first = await memory.recall("where do I live?", user="ana", explain=True)
@@ -544,18 +550,19 @@ async def test_what_is_erased_leaves_the_cache_with_the_certificate_saying_so(
     record = await asking.remember("the cormorant nests in Sagres", user="ana")
     for question in ("cormorant", "where does it nest?"):
         await asking.recall(question, user="ana")
+    await kept(asking)
     with redis.Redis.from_url(server.url) as client:
 
-        def kept() -> bytes:
+        def there() -> bytes:
             keys = list(client.scan_iter("*:value:*"))
             return b"".join(client.mget(keys)) if keys else b""
 
-        assert b"cormorant" in kept()
+        assert b"cormorant" in there()
         certificate = await erasing.forget(record.id, user="ana")
         assert certificate.places["cached"] == 4  # two answers, and the vectors of two questions
-        assert kept() == b""
+        assert there() == b""
         assert texts(await asking.recall("cormorant", user="ana")) == []
-        assert b"cormorant nests" not in kept()
+        assert b"cormorant nests" not in there()
     await asking.close()
     await erasing.close()
     server.stop()
@@ -587,6 +594,7 @@ async def test_an_answer_that_was_under_way_while_it_was_erased_is_not_kept(
         patched.setattr(simonides.memory, "answer", late)
         patched.setattr(simonides.answers.Answers, "_state", stuck)
         assert texts(await memory.recall("cormorant", user="ana"))
+        await kept(memory)
         assert seen[0] != seen[1]
         assert texts(await memory.recall("cormorant", user="ana")) == []
 
@@ -603,10 +611,12 @@ async def test_what_another_process_erased_leaves_this_one_at_the_next_question(
     async with AsyncMemory(tmp_path / "m.db", embedder="hashing:", cache="process:") as memory:
         record = await memory.remember("the cormorant", user="ana")
         await memory.recall("cormorant", user="ana")
+        await kept(memory)
         assert isinstance(memory.cache, ProcessCache) and memory.cache.count == 1
         async with AsyncMemory(tmp_path / "m.db", embedder="hashing:") as other:
             await other.forget(record.id, user="ana")
         await memory.recall("anything else?", user="ana")
+        await kept(memory)
         assert memory.cache.count == 1
         assert all(b"cormorant" not in entry.value for entry in memory.cache._entries.values())
 
@@ -614,13 +624,13 @@ async def test_what_another_process_erased_leaves_this_one_at_the_next_question(
 async def test_an_answer_does_not_outlive_what_ends(memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     await memory.remember("the bridge is closed", user="ana", at="2026-01-01")
     [hit] = await memory.recall("bridge", user="ana")
-    kept = list[float]()
+    seconds_left = list[float]()
     cache = memory.cache
     assert cache is not None
     keep = cache.set
 
     async def keeping(group: str, values: Any, seconds: float, **more: Any) -> None:
-        kept.append(seconds)
+        seconds_left.append(seconds)
         await keep(group, values, seconds, **more)
 
     monkeypatch.setattr(cache, "set", keeping)
@@ -628,7 +638,8 @@ async def test_an_answer_does_not_outlive_what_ends(memory: AsyncMemory, monkeyp
     await memory.supersede(hit.id, "the bridge is open", at=ends, user="ana")
     found = await memory.recall("bridge", user="ana", min_relevance=0.0)
     assert "the bridge is closed" in texts(found) and found.until == ends
-    assert 0 < kept[-1] <= 2
+    await kept(memory)
+    assert 0 < seconds_left[-1] <= 2
 
     async def ended() -> bool:
         return texts(await memory.recall("bridge", user="ana")) == ["the bridge is open"]

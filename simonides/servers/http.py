@@ -11,16 +11,14 @@ import inspect
 import json
 import re
 import typing
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Annotated, Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
-from fastapi import Body, FastAPI, Header, Path, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, create_model
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -28,12 +26,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..access import Principal
 from ..api import OPERATIONS, PREFIX, Desk, Operation
-from ..api.shapes import Strict
 from ..errors import Conflict, Invalid, SimonidesError
 from ..version import VERSION
 from . import docs
 from .gate import Gate
 from .problems import MEDIA_TYPE, TITLES, Problem, problem, refusal
+from .reading import SLASH, Reader, Shown, is_list
 from .replays import Replays, Reply
 
 OPEN = frozenset({"/health/live", "/health/ready", *docs.PATHS})  # hold nothing of anybody's
@@ -50,18 +48,7 @@ METADATA = {
 }
 STREAMS = tuple(f"{PREFIX}/{name}" for name in ("events", "export"))  # answer no HEAD: nobody knows their length
 TAGS = {"recalling": "recall", "people": "keys"}  # what a resource is called, where not as its file
-IN_QUERY = frozenset({"wait"})  # of a body's fields, those that stand in the URL
-SLASH = "\ufdd0"  # stands in a path for a slash that belongs to an id; no text holds it
 SEVERAL = ("results", "hits")  # what an answer calls what there may be several of
-FIELDS = "Only these fields of each result, separated by commas: id,text,scope.user. The others are left out."
-ONCE = Header(
-    alias="Idempotency-Key",
-    description="A mark of this write: sent again with the same mark it is answered again, not done again.",
-    max_length=200,
-)
-IF_MATCH = Header(
-    alias="If-Match", description='The ETag of the version that is meant to be the latest: `"3"`.', max_length=100
-)
 ABOUT = """Memory for AI systems: keeps what was said, finds what matters, corrects itself, and forgets provably.
 
 Show a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are problem documents with a stable `code`.
@@ -182,68 +169,17 @@ def principal_of(request: Request) -> Principal:
 
 
 def _add(made: FastAPI, row: Operation) -> None:
-    in_path = re.findall(r"{(\w+)}", row.path)
-    fields = {name: info for name, info in row.takes.model_fields.items() if name not in in_path}
-    has_body = row.method in ("POST", "PUT", "PATCH")
-    in_body = {name: info for name, info in fields.items() if has_body and name not in IN_QUERY}
-    in_query = {name: info for name, info in fields.items() if name not in in_body}
-    parameters = [_parameter("request", Request)]
-    parameters += [
-        _parameter(name, Annotated[row.takes.model_fields[name].rebuild_annotation(), Path()]) for name in in_path
-    ]
-    query = _query_model(row, in_query)
-    parameters.append(_parameter("query", Annotated[query, Query()]))
-    lists = frozenset(name for name, info in in_query.items() if _is_list(info.annotation))
-    if in_body:
-        body = _model(f"{_camel(row.name)}Body", in_body, row.takes.__doc__)
-        required = any(info.is_required() for info in in_body.values())
-        annotation: Any = body if required else body | None
-        parameters.append(
-            _parameter("body", Annotated[annotation, Body()], inspect.Parameter.empty if required else None)
-        )
-    if not row.reads:
-        parameters.append(_parameter("idempotency_key", Annotated[str | None, ONCE], None))
-    if row.name == "revise":
-        parameters.append(_parameter("if_match", Annotated[str | None, IF_MATCH], None))
-    endpoint = _endpoint(row, lists)
-    endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    made.add_api_route(
-        row.route,
-        endpoint,
-        methods=[row.method],
-        name=row.name,
-        summary=row.does,
-        description=row.tells,
-        tags=[TAGS.get(row.resource, row.resource)],
-        status_code=row.status,
-        response_model=row.gives,
-        responses=_refusals(row, bool(in_body)),
-        openapi_extra=_example(row) if in_body else None,
-    )
+    read = Reader(row)
 
-
-def _endpoint(row: Operation, lists: frozenset[str]) -> Callable[..., Awaitable[Response]]:
-    async def endpoint(
-        request: Request,
-        query: BaseModel,
-        body: BaseModel | None = None,
-        idempotency_key: str | None = None,
-        if_match: str | None = None,
-        **named: str,
-    ) -> Response:
-        once_only(request, lists)
-        asked = query.model_dump(exclude_unset=True)
-        only = chosen(row.gives, asked.pop("fields", None))
-        if isinstance(asked.get("metadata"), str):
-            asked["metadata"] = json_of("metadata", asked["metadata"])
-        ids = {name: value.replace(SLASH, "/") for name, value in named.items()}
-        arguments = {**asked, **(body.model_dump(exclude_unset=True) if body else {}), **ids}
-        if if_match is not None and if_match.strip() != "*":
-            arguments["version"] = _version(if_match)
+    async def answer(request: Request) -> Response:
+        said = await read(request)
+        only = chosen(row.gives, said.fields)
+        if said.match is not None and said.match.strip() != "*":
+            said.arguments["version"] = _version(said.match)
         try:
-            reply, replayed = await _done(request, row, arguments, only, idempotency_key)
+            reply, replayed = await _done(request, row, said.arguments, only, said.mark)
         except Conflict as error:
-            if if_match is None:
+            if said.match is None:
                 raise
             return problem(412, error.code, error.message)
         headers = {**reply.headers, **({"Idempotency-Replayed": "true"} if replayed else {})}
@@ -251,7 +187,21 @@ def _endpoint(row: Operation, lists: frozenset[str]) -> Callable[..., Awaitable[
             return Response(status_code=304, headers=headers)
         return Response(reply.content, reply.status, headers, "application/json")
 
-    return endpoint
+    answer.__signature__ = inspect.Signature(read.parameters)  # type: ignore[attr-defined]
+    made.router.add_api_route(
+        row.route,
+        answer,
+        methods=[row.method],
+        name=row.name,
+        summary=row.does,
+        description=row.tells,
+        tags=[TAGS.get(row.resource, row.resource)],
+        status_code=row.status,
+        response_model=row.gives,
+        responses=_refusals(row, read.has_body),
+        openapi_extra=_example(row) if read.has_body else None,
+        route_class_override=Shown,
+    )
 
 
 async def _done(
@@ -300,22 +250,6 @@ def _version(if_match: str) -> int:
     return int(found[1])
 
 
-def json_of(name: str, text: str) -> Any:
-    """Return what stands in the URL as JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise Invalid(f'{name} must be a JSON object, like {{"project":"bridge"}}') from None
-
-
-def once_only(request: Request, lists: Collection[str] = ()) -> None:
-    """Refuse a URL that says one thing twice: nobody should have to know which of them counts."""
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    for name, count in counts.items():
-        if count > 1 and name not in lists:
-            raise Invalid(f"{name} stands in the URL {count} times: name it once")
-
-
 # -- only some fields ---------------------------------------------------------------------------------------------
 
 Paths = list[list[str]]
@@ -343,7 +277,7 @@ def _check(of: type[BaseModel], path: list[str]) -> None:
     annotation = of.model_fields[first].annotation
     if not rest or typing.get_origin(annotation) is dict:
         return
-    inner = None if _is_list(annotation) else _model_in(annotation)
+    inner = None if is_list(annotation) else _model_in(annotation)
     if inner is None:
         raise Invalid(f"{first} has no fields of its own")
     _check(inner, rest)
@@ -375,41 +309,6 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         return annotation
     found = (_model_in(part) for part in typing.get_args(annotation))
     return next((each for each in found if each is not None), None)
-
-
-def _is_list(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is list or any(map(_is_list, typing.get_args(annotation)))
-
-
-# -- models of what stands where ----------------------------------------------------------------------------------
-
-
-def _query_model(row: Operation, fields: Mapping[str, FieldInfo]) -> type[BaseModel]:
-    found: dict[str, Any] = {}
-    for name, info in fields.items():
-        if name == "metadata":
-            found[name] = (
-                str | None,
-                Field(None, description="A JSON object: its values at the top level.", max_length=10_000),
-            )
-        else:
-            found[name] = (info.rebuild_annotation(), info)
-    if row.reads:
-        found["fields"] = (str | None, Field(None, description=FIELDS, max_length=1000))
-    return create_model(f"{_camel(row.name)}Query", __config__=ConfigDict(extra="forbid"), **found)
-
-
-def _model(name: str, fields: Mapping[str, FieldInfo], doc: str | None) -> type[BaseModel]:
-    found: dict[str, Any] = {field: (info.rebuild_annotation(), info) for field, info in fields.items()}
-    return create_model(name, __base__=Strict, __doc__=doc, **found)
-
-
-def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _example(row: Operation) -> dict[str, Any] | None:

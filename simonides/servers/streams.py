@@ -21,7 +21,8 @@ from ..api.operation import granted, read
 from ..api.streams import Events, Export, Import, Imported, events, export, take_in
 from ..errors import Unauthorized
 from .gate import Gate
-from .http import json_of, once_only, principal_of, problems_of
+from .http import principal_of, problems_of
+from .reading import json_of, once_only
 from .spool import spooled
 
 PING_S = 15  # between two signs of life in a stream of events

@@ -13,7 +13,8 @@ from ...api import OPERATIONS, Desk
 from ...api.operation import granted
 from ...api.shapes import Asked, Name, Text
 from ...record import stable_id
-from ..http import SLASH, principal_of, problems_of
+from ..http import principal_of, problems_of
+from ..reading import SLASH
 from . import kept
 
 USUAL = 5  # results, where nobody says how many
