@@ -665,13 +665,14 @@ class AsyncMemory:
 
     @operation
     async def stats(self) -> dict[str, Any]:
-        """Return what is kept and how much: counts by kind, versions, vectors, lines of the log, and the settings."""
+        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log, the settings."""
         store = await self._ready()
         return {
             "store": hide(self._url),
             "embedder": self._embedder.name if self._embedder else OFF,
             "index": hide(self.settings.index_url) if self._index else OFF,
             "behind": self.behind,
+            "spaces": len(await store.realms()),
             **await store.counts(),
         }
 

@@ -174,6 +174,7 @@ TOLD = {
     "simonides_records_total": "Records of every kind that are kept",
     "simonides_versions_total": "Versions of all records",
     "simonides_embeddings_total": "Vectors that are kept",
+    "simonides_collections_total": "Spaces, each a collection of its own",
     "simonides_storage_bytes_total": "Bytes that the store takes on the disk",
     "simonides_index_lag_changes": "Changes that cannot be found by meaning yet",
 }
@@ -184,6 +185,7 @@ def counted(stats: Mapping[str, Any], size: int, lag: int) -> dict[str, float]:
     names = {"conversation": "conversations", "message": "messages", "records": "records", "versions": "versions"}
     found = {f"simonides_{plural}_total": float(stats.get(name, 0)) for name, plural in names.items()}
     found["simonides_embeddings_total"] = float(stats.get("vectors", 0))
+    found["simonides_collections_total"] = float(stats.get("spaces", 0))
     return {**found, "simonides_storage_bytes_total": float(size), "simonides_index_lag_changes": float(lag)}
 
 

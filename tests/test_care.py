@@ -428,6 +428,7 @@ def test_metrics_change_after_traffic(server: Served) -> None:
     assert any(more(name) for name in after if name.startswith("simonides_embedding_duration_seconds_sum"))
     assert after["simonides_memory_rss_bytes[]"] > after["simonides_memory_heap_bytes[]"] > 2**24
     assert after["simonides_health_status['store']"] == 1
+    assert after["simonides_collections_total[]"] == 1, "one space"
     assert {"simonides_db_connections_active[]", "simonides_db_connections_idle[]"} < after.keys()
     assert after["simonides_api_requests_active[]"] == 1, "the one that reads them"
 
