@@ -493,8 +493,7 @@ async def test_a_server_leaves_it_to_workers_and_asks_how_far_they_are(elsewhere
         assert (await client.get("/api/v1/tasks/log-1")).json()["status"] == "running"
         assert [(await client.get(f"/api/v1/tasks/log-{never}")).status_code for never in (0, 2)] == [404, 404]
         assert "worker" in str(memory.behind)
-        store = memory._store
-        assert store is not None
+        store = await memory._ready()
         crew = Crew(store)
         crew.join(Vectors(hashing.open("hashing:")))
         again = await client.post("/api/v1/memories", json={"content": "a bridge", "user": "ana"})
