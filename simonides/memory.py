@@ -45,7 +45,7 @@ from .drafts import Content, Draft, marked
 from .embedder import Embedder
 from .engine import Engine, opened
 from .errors import Conflict, Invalid, NotFound, Unavailable
-from .follow import Progress, lagging, replay
+from .follow import Progress, lagging, letters, replay
 from .forgetting import Preview, certificates, doomed, erase, narrow
 from .happened import Changes, Position, Status, status
 from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
@@ -54,7 +54,7 @@ from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, an
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
 from .serving import hide
 from .store import Batch, Certificate, Letter, Store
-from .versions import EVERYTHING, every, latest
+from .versions import every, existing, latest, page, with_parts
 from .writing import write
 
 T = TypeVar("T")
@@ -186,7 +186,8 @@ class AsyncMemory:
             part_of=named("part_of", part_of), links=links_of(links), once=named("once", once),
         )  # fmt: skip
         named("title", title)
-        await self._check_visible(draft)
+        if hung := {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set()):
+            await existing(await self._ready(), scope, sorted(hung))  # which the caller must be able to see
         if isinstance(content, list | tuple):
             talk, records = draft.many(content, title)
             return await self._write(talk, records, draft.own(content))
@@ -196,14 +197,6 @@ class AsyncMemory:
             talk = dataclasses.replace(draft.conversation(title), valid=Span(since=record.valid.since))
         [kept] = await self._write(talk, [record], draft.own([content]))
         return kept
-
-    async def _check_visible(self, draft: Draft) -> None:
-        """Refuse to hang something on a record that the caller cannot see."""
-        wanted = {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set())
-        if wanted:
-            found = await (await self._ready()).find(latest(draft.scope, wanted))
-            if missing := wanted - {record.id for record in found}:
-                raise NotFound(f"no record {sorted(missing)[0]!r} in this scope")
 
     async def _write(
         self, talk: Record | None, records: Sequence[Record], own: Mapping[str, bool] = NOBODYS
@@ -352,7 +345,7 @@ class AsyncMemory:
         a record that is still there.
         """
         query = dataclasses.replace(self._query("find", which), newest=flag("newest", newest), limit=limit_of(limit))
-        return await self._page(query, after)
+        return await page(await self._ready(), query, place_of(after))
 
     @operation
     async def count(self, **which: Unpack[Which]) -> int:
@@ -365,7 +358,8 @@ class AsyncMemory:
     ) -> list[Record]:
         """Return the conversations that match, newest first. `after` is what the last page ended with, as in `find`."""
         query = dataclasses.replace(self._query("conversations", which), newest=True, limit=limit_of(limit))
-        return await self._page(dataclasses.replace(query, kinds=frozenset({"conversation"})), after)
+        talks = dataclasses.replace(query, kinds=frozenset({"conversation"}))
+        return await page(await self._ready(), talks, place_of(after))
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
@@ -377,16 +371,6 @@ class AsyncMemory:
         parts = frozenset({whole.id})
         query = Query(scope=scope, part_of=parts, statuses=statuses, newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
-
-    async def _page(self, query: Query, after: Record | Place | str | None) -> list[Record]:
-        """Return the page; behind an id that is not there nobody knows what comes, and an empty page would be a lie."""
-        store, place = await self._ready(), place_of(after)
-        if isinstance(place, str):
-            there = dataclasses.replace(latest(query.scope, {place}), known_at=query.known_at)
-            if not (found := await store.find(there)):
-                raise NotFound(f"no record {place!r} in this scope to go on after")
-            place = Place.of(found[0])
-        return await store.find(dataclasses.replace(query, after=place))
 
     @operation
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
@@ -472,15 +456,7 @@ class AsyncMemory:
     async def _organise(
         self, ids: Sequence[str], scope: Scope, changes: Mapping[str, Any], dry_run: bool = False
     ) -> list[Record]:
-        store = await self._ready()
-        wholes = {record.id: record for record in await store.find(latest(scope, ids))}
-        if missing := [id for id in ids if id not in wholes]:
-            raise NotFound(f"no record {missing[0]!r} in this scope")
-        parts = Query(scope=scope, part_of=frozenset(ids), statuses=None, ended=True, limit=EVERYTHING)
-        inside: dict[str, list[Record]] = {id: [] for id in ids}
-        for part in await store.find(parts):
-            inside[str(part.part_of)].append(part)
-        olds = {record.id: record for id in ids for record in (wholes[id], *inside[id])}
+        olds = {record.id: record for record in await with_parts(await self._ready(), scope, ids)}
         news = [revised(old, self._zone, **changes) for old in olds.values()]
         changed = [new for new in news if new is not olds[new.id]]
         if dry_run or not changed:
@@ -719,15 +695,11 @@ class AsyncMemory:
 
     async def _chosen(self, seqs: Iterable[int] | None, follower: str | None) -> list[Letter]:
         """Return the letters about these lines; raise NotFound where there is none about one of them."""
-        store, named_follower = await self._ready(), named("follower", follower)
-        found, place = list[Letter](), 0
-        while page := await store.letters(named_follower, after=place, limit=1000):
-            place = page[-1].change.seq
-            found += page
+        found = await letters(await self._ready(), named("follower", follower))
         if seqs is None:
             return found
-        lines = [line_of(seq) for seq in seqs]
-        if missing := set(lines) - {letter.change.seq for letter in found}:
+        lines = {line_of(seq) for seq in seqs}
+        if missing := lines - {letter.change.seq for letter in found}:
             raise NotFound(f"no letter about line {min(missing)} of the log: see `simonides letters`")
         return [letter for letter in found if letter.change.seq in lines]
 
@@ -810,10 +782,8 @@ class AsyncMemory:
         return query_of(which, self._scope(which), self._zone)
 
     async def _latest(self, id: str, scope: Scope) -> Record:
-        found = await (await self._ready()).find(latest(scope, {id_of(id)}))
-        if not found:
-            raise NotFound(f"no record {id!r} in this scope")
-        return found[0]
+        [record] = (await existing(await self._ready(), scope, [id_of(id)])).values()
+        return record
 
 
 # What the overloads say to a type checker, for whoever asks the function itself.

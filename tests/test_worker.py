@@ -26,7 +26,7 @@ from conftest import filled_in, open_store
 from doors import House, house
 from numpy.typing import NDArray
 
-from simonides import AsyncMemory, NotFound, Unavailable, leases, passes, worker
+from simonides import AsyncMemory, NotFound, Unavailable, follow, leases, passes, worker
 from simonides.cli import main
 from simonides.derivers.vectors import Vectors
 from simonides.embedders import hashing
@@ -272,6 +272,20 @@ async def test_a_letter_that_is_dropped_is_not_tried_again(embedder: Picky) -> N
         assert await memory.drop_letters([1]) == 1
         assert [letter.change.seq for letter in await memory.letters()] == [2]
         await memory.forget(user="ana")
+        assert await memory.letters() == []
+
+
+async def test_all_letters_are_dropped_where_a_page_ends_between_two_about_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AsyncMemory("memory:", embedder="none") as memory:
+        await memory.remember(["one", "two", "three"], user="ana")
+        store = await memory._ready()
+        lines = await store.changes()
+        told = tuple(Letter(name, line, 5, SPRING, "ValueError") for line in lines for name in ("a", "b"))
+        await store.commit(Batch(letters=told))
+        monkeypatch.setattr(follow, "STEP", 3)
+        assert await memory.drop_letters() == 6
         assert await memory.letters() == []
 
 

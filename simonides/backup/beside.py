@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from ..follow import letters
 from ..record import Ref
 from ..store import Letter, Store
-from ..whole import letters, places, recalls
+from ..whole import places, recalls
 from .frames import Frame
 from .manifest import BESIDE, Backup
 from .place import Place
