@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import os
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,15 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import words as language
-from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
+from ..errors import Conflict, Damaged, Invalid
 from ..query import Query
 from ..record import TICK, Record, Ref, Scope, Span, now
+from ..sqlite_file import BUSY_MS, alone, check_known, is_anothers, translated, version, write_ahead
+from ..sqlite_file import first as _first
+from ..sqlite_file import one as _one
+from ..sqlite_file import rows_of as _all
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
 from . import bm25, rows, sqlite_rows
 from .bm25 import Postings, best
 from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
-from .sqlite_migrations import SCHEMA, check_known, migrate, version
+from .sqlite_migrations import SCHEMA, migrate
 from .sqlite_upkeep import check, counts, make_words, rebuild
 from .sqlite_vectors import drop, empty
 from .sqlite_versions import Version, insert, prefixed, terms, there
@@ -49,7 +52,7 @@ from .sqlite_writer import Refusing, Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
 HEADER = 100  # bytes that every SQLite file begins with
-BUSY_MS = 30_000  # how long a lock of another process is waited for
+OURS = ("database", "see `simonides doctor`, or restore an export")  # what errors say of it
 READERS = 3
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
@@ -83,14 +86,14 @@ class SqliteStore:
                 connection.execute(INSTANCES)  # it is read from, too
         except BaseException as error:  # whatever it is, the connection must not stay open
             connection.close()
-            raise _translated(error, path) from error
+            raise translated(error, path, *OURS) from error
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
         self._places: dict[tuple[int, str], int] = {}  # the row where `owners` met an id
         self._extents: dict[tuple[tuple[str, str], str], tuple[int | None, Extent]] = {}  # with what the watch saw
-        self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
+        self._writer = Writer(connection, lambda error: translated(error, path, *OURS), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
         self._heads: dict[tuple[str, str] | None, tuple[int | None, int]] = {}  # what the watch saw, the last line then
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
@@ -638,7 +641,7 @@ class SqliteStore:
         try:
             return check(connection)
         except apsw.Error as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         finally:
             connection.close()
 
@@ -667,7 +670,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA cache_size = -{4 * KEPT}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         except (apsw.Error, OSError) as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         return connection
 
     @contextlib.asynccontextmanager
@@ -724,7 +727,7 @@ class SqliteStore:
             with connection:  # one snapshot for all its statements
                 return work(connection)
         except (apsw.Error, OSError) as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         raise AssertionError("the connection's `with` swallowed an error")
 
     def _known_realm(self, db: apsw.Connection, scope: Scope) -> int | None:
@@ -758,48 +761,23 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
     db.execute("PRAGMA secure_delete = ON")
     _check_ours(db, path)
     if path is not None:
-        _write_ahead(db, path)
+        write_ahead(db, path)
     if version(db) == 0:
-        _in_transaction(db, _create)
+        with alone(db):
+            _create(db)
     migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
-        _in_transaction(db, make_words)
+        with alone(db):
+            make_words(db)
     return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
 
 
 def _check_ours(db: apsw.Connection, path: str | None) -> None:
     if path is not None and 0 < os.path.getsize(path) < HEADER:
         raise Damaged(f"{path} is too short to be a database: name another file, or remove it")
-    sql = "SELECT (SELECT count(*) FROM sqlite_schema) > 0 AND (SELECT application_id FROM pragma_application_id) <> ?"
-    if _one(db, sql, (APPLICATION,)):  # one statement: another process may be making it just now
+    if is_anothers(db, APPLICATION):
         raise Invalid(f"{path} is a database of another program; name another file")
-    check_known(db, path)
-
-
-def _write_ahead(db: apsw.Connection, path: str) -> None:
-    """Switch to the write-ahead log; SQLite's own waiting does not cover two processes that open at once."""
-    deadline = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            mode = _one(db, "PRAGMA journal_mode = WAL")
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-            continue
-        if mode != "wal":
-            raise Unavailable(f"{path} is on a file system that processes cannot share memory on; use a local disk")
-        return
-
-
-def _in_transaction(db: apsw.Connection, work: Callable[[apsw.Connection], None]) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        work(db)
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
+    check_known(db, path, SCHEMA)
 
 
 def _create(db: apsw.Connection) -> None:
@@ -811,38 +789,7 @@ def _create(db: apsw.Connection) -> None:
     db.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
-def _translated(error: BaseException, path: str | None) -> BaseException:
-    """Return the error of our own tree that this is; what is not SQLite's passes as it is."""
-    match error:
-        case apsw.FullError():
-            return Full(f"the disk is full: nothing of this call was kept. Free some space for {path}")
-        case apsw.BusyError() | apsw.LockedError():
-            return Unavailable(f"another process has held {path} for over {BUSY_MS // 1000} seconds")
-        case apsw.NotADBError() | apsw.CorruptError():
-            return Damaged(f"{path} is not a sound database ({error}): see `simonides doctor`, or restore an export")
-        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.ReadOnlyError() | apsw.AuthError() | OSError():
-            return Unavailable(f"{path} cannot be opened or written: {error}")
-        case apsw.IOError():
-            return Unavailable(f"{path}: the disk did not do as it was told ({error})")
-        case apsw.SQLError() | apsw.SchemaChangeError() | apsw.ConstraintError():
-            return Damaged(f"{path} is not as it was made ({error}): see `simonides doctor`, or restore an export")
-    return error
-
-
 # -- small steps -----------------------------------------------------------------------------------------------------
-
-
-def _all(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-    return db.execute(sql, tuple(values)).fetchall()
-
-
-def _first(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    return db.execute(sql, tuple(values)).fetchone()
-
-
-def _one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    found = _first(db, sql, values)
-    return found[0] if found else None
 
 
 def _time(stamp: int) -> datetime:
