@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from .. import words as language
 from ..errors import Conflict, Damaged, Invalid
 from ..query import Query
-from ..record import TICK, Record, Ref, Scope, Span, now
+from ..record import Record, Ref, Scope, Span, now
 from ..sqlite_file import BUSY_MS, alone, check_known, is_anothers, translated, version, write_ahead
 from ..sqlite_file import first as _first
 from ..sqlite_file import one as _one
@@ -44,8 +44,8 @@ from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
 from .sqlite_migrations import SCHEMA, migrate
 from .sqlite_upkeep import check, counts, make_words, rebuild
-from .sqlite_vectors import drop, empty
-from .sqlite_versions import Version, insert, prefixed, terms, there
+from .sqlite_vectors import drop
+from .sqlite_versions import Version, delete, insert, prefixed, put, restore, runs
 from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Refusing, Writer
@@ -115,9 +115,9 @@ class SqliteStore:
             _move(db, cursor)
         if batch.log:
             check_log(batch, _head(db))
-        changes = self._write(db, [(record, known) for record in batch.put], at, self._put)
+        changes = self._write(db, [(record, known) for record in batch.put], at, put)
         restored, logged = [(record, rows.known(record, at)) for record in batch.restore], not batch.log
-        changes += self._write(db, restored, at, partial(self._restore, logged=logged), logged)
+        changes += self._write(db, restored, at, partial(restore, logged=logged), logged)
         changes += [change for ref in batch.erase if (change := self._erase(db, ref, at, logged))]
         changes += self._copy_log(db, batch.log)
         for embedding in batch.embeddings:
@@ -142,7 +142,7 @@ class SqliteStore:
         for walls, group in groupby(versions, lambda version: version[0].scope.realm):
             realm = self._realm(db, walls)
             while some := list(islice(group, MANY)):
-                for plain, run in _runs(db, realm, some):
+                for plain, run in runs(db, realm, some):
                     if plain:
                         changes += insert(db, realm, run, at, logged)
                     else:
@@ -150,45 +150,13 @@ class SqliteStore:
                             changes += one(db, realm, version, at)
         return changes
 
-    def _put(self, db: apsw.Connection, realm: int, version: Version, at: datetime) -> list[Change]:
-        record, known = version
-        last = _last(db, realm, record.id)
-        if last and record.version <= last[0]:
-            _check_same(db, realm, record)
-            return []
-        if record.version != (last[0] if last else 0) + 1:
-            raise Conflict(f"{record.id} is at version {last[0] if last else 0}; the next is not {record.version}")
-        if last:
-            _check_owner(record, last)
-            at = max(at, _time(last[1]) + TICK)
-            known = Span(since=at)
-            db.execute("UPDATE records SET known_until = ? WHERE row = ?", (rows.stamp(at), last[2]))
-        _check_key(db, realm, record, at)
-        return insert(db, realm, [(record, known)], at)
-
-    def _restore(self, db: apsw.Connection, realm: int, version: Version, at: datetime, logged: bool) -> list[Change]:
-        record, known = version
-        last = _last(db, realm, record.id)
-        if last and record.version <= last[0]:
-            _check_same(db, realm, record)
-            return []
-        if record.version != (last[0] if last else 0) + 1:
-            raise Conflict(f"version {record.version} of {record.id} came before those it follows")
-        if last:
-            _check_owner(record, last)
-            until = rows.stamp(known.since)
-            db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
-        if known.until is None:
-            _check_key(db, realm, record, at)
-        return insert(db, realm, [version], at, logged)
-
     def _erase(self, db: apsw.Connection, ref: Ref, at: datetime, logged: bool) -> Change | None:
         scope = Scope(tenant=ref.tenant, space=ref.space)
         realm = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
         sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? ORDER BY r.version"
         found = [(row[0], rows.as_record(row[1:], scope)) for row in _all(db, sql, (realm, ref.id))]
         for row, record in found:
-            _delete(db, realm, row, record)
+            delete(db, realm, row, record)
         if not found:
             return None
         db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
@@ -454,7 +422,7 @@ class SqliteStore:
         def read(db: apsw.Connection) -> list[Letter]:
             found = letters(db, follower, after, limit)
             lines = self._lines(db, [seq for seq, *_ in found])
-            return [Letter(name, lines[seq], tries, _time(at), error) for seq, name, tries, at, error in found]
+            return [Letter(name, lines[seq], tries, rows.moment(at), error) for seq, name, tries, at, error in found]
 
         return await self._read(read)
 
@@ -578,7 +546,7 @@ class SqliteStore:
                 " WHERE r.realm = ? AND r.id = j.value AND r.version = 1"
             )
             asked = msgspec.json.encode(list(ids)).decode()
-            return {id: _time(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
+            return {id: rows.moment(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
 
         return await self._read(read)
 
@@ -588,7 +556,7 @@ class SqliteStore:
                 "SELECT r.id, c.at FROM records r CROSS JOIN recalls c ON c.row = r.row"
                 " WHERE r.realm = ? AND r.id > ? AND r.version = 1 ORDER BY r.id LIMIT ?"
             )
-            return [(id, _time(at)) for id, at in _all(db, sql, (self._known_realm(db, scope), after, limit))]
+            return [(id, rows.moment(at)) for id, at in _all(db, sql, (self._known_realm(db, scope), after, limit))]
 
         return await self._read(read)
 
@@ -792,31 +760,6 @@ def _create(db: apsw.Connection) -> None:
 # -- small steps -----------------------------------------------------------------------------------------------------
 
 
-def _time(stamp: int) -> datetime:
-    at = rows.time(stamp)
-    assert at is not None
-    return at
-
-
-def _runs(db: apsw.Connection, realm: int, versions: Sequence[Version]) -> Iterator[tuple[bool, list[Version]]]:
-    """Yield the versions in runs, and of each whether they are plainly new: first versions, without a key, whose id is
-    in no version here. A single one is not worth the question.
-    """
-    if len(versions) == 1:
-        yield False, list(versions)
-        return
-    seen = there(db, realm, [record.id for record, _ in versions])
-
-    def plain(version: Version) -> bool:
-        record, _ = version
-        new = record.version == 1 and record.id not in seen
-        seen.add(record.id)
-        return new and record.body.key is None
-
-    for is_plain, run in groupby(versions, plain):
-        yield is_plain, list(run)
-
-
 def _head(db: apsw.Connection) -> int:
     return int(_one(db, "SELECT max(seq) FROM changes") or 0)
 
@@ -827,57 +770,6 @@ def _copied(db: apsw.Connection, other: apsw.Connection) -> apsw.Connection:
         while not copying.done:
             copying.step()
     return other
-
-
-Last = tuple[int, int, int, str, str, str]
-
-
-def _last(db: apsw.Connection, realm: int, id: str) -> Last | None:
-    """Return (version, known_since, row, user, agent, session) of the latest version."""
-    columns = "version, known_since, row, user, agent, session"
-    sql = f"SELECT {columns} FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
-    found: Last | None = _first(db, sql, (realm, id))
-    return found
-
-
-def _check_owner(record: Record, last: Last) -> None:
-    """Whose a record is never changes: so nobody reaches another's by writing its next version."""
-    if last[3:] != tuple(level or "" for _, level in record.scope.levels):
-        raise Conflict(f"{record.id} is there already, and belongs elsewhere")
-
-
-def _check_same(db: apsw.Connection, realm: int, record: Record) -> None:
-    """A version that is there already: the same content is no news, other content a conflict."""
-    sql = f"SELECT {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? AND r.version = ?"
-    there = _first(db, sql, (realm, record.id, record.version))
-    if there is None or not record.says_the_same(rows.as_record(there, record.scope)):
-        raise Conflict(f"{record.id} has other content at version {record.version} already")
-
-
-def _check_key(db: apsw.Connection, realm: int, record: Record, at: datetime) -> None:
-    if record.body.key is None or record.valid.ended(at):
-        return
-    scope = record.scope
-    sql = (
-        "SELECT id FROM records r WHERE realm = ? AND kind = ? AND key = ? AND known_until IS NULL AND id <> ?"
-        " AND +user = ? AND agent = ? AND +session = ? AND (valid_until IS NULL OR valid_until > ?)"
-    )
-    names = (scope.user or "", scope.agent or "", scope.session or "")
-    if taken := _one(db, sql, (realm, record.kind, record.body.key, record.id, *names, rows.stamp(at))):
-        raise Conflict(f"the {record.kind} {record.body.key!r} is there already, as {taken}")
-
-
-def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
-    db.execute(
-        "INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)", (row, terms(realm, record.body, record.at))
-    )
-    for label in record.labels:
-        db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
-    for link in record.links:
-        db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
-    empty(db, row)
-    db.execute("DELETE FROM recalls WHERE row = ?", (row,))
-    db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 
 def _listed(numbers: Iterable[int]) -> str:
