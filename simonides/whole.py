@@ -41,9 +41,9 @@ Entry = tuple[Change, Record | None]  # a line of the log, and the version it sp
 async def erasures(store: Store, after: int = 0) -> list[Change]:
     """Return the lines of erases and certificates behind that line."""
     found = list[Change]()
-    while lines := await store.changes(after=after, limit=LINES * 10):
+    while lines := await store.changes(after=after, limit=LINES, erases=True):
         after = lines[-1].seq
-        found += [line for line in lines if not line.version]
+        found += lines
     return found
 
 

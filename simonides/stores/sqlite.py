@@ -390,8 +390,9 @@ class SqliteStore:
         versions = self._versions(db, realm)
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
-    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
+    async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
+        which = " AND c.version = 0" if erases else ""
+        sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ?{which} ORDER BY c.seq LIMIT ?"
         return await self._read(lambda db: [rows.as_change(row) for row in _all(db, sql, (after, limit))])
 
     async def head(self, scope: Scope | None = None) -> int:
