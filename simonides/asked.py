@@ -111,7 +111,9 @@ def common(hidden: bool = False) -> list[click.Parameter]:
     return [click.Option(names, hidden=hidden, **more) for names, more in option]  # type: ignore[arg-type]
 
 
-class Command(click.Command):
+class _Shown(click.Command):
+    """Stands in a section of the overview, shows examples in its help, and takes the common options."""
+
     def __init__(self, *args: Any, section: str = "", example: str = "", **kwargs: Any) -> None:
         kwargs["params"] = [*(kwargs.get("params") or ()), *common(hidden=True)]
         super().__init__(*args, **kwargs)
@@ -123,27 +125,20 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         format_examples(self.example, formatter)
+
+
+class Command(_Shown):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
         with formatter.section("Every command also takes"):
             names = [option.opts[-1] for option in common()]
             formatter.write_text(f"{', '.join(names)} (see `simonides --help`)")
 
 
-class Group(click.Group):
-    """A group of commands that is a command of its own when nothing follows it."""
+class Group(_Shown, click.Group):
+    """A group of commands; with `invoke_without_command` a command of its own when nothing follows it."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, section: str = "", example: str = "", **kwargs: Any) -> None:
-        kwargs["params"] = [*(kwargs.get("params") or ()), *common(hidden=True)]
-        super().__init__(*args, **{"invoke_without_command": True, **kwargs})
-        self.section, self.example = section, example
-
-    def invoke(self, ctx: click.Context) -> Any:
-        take_common(ctx)
-        return super().invoke(ctx)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        format_examples(self.example, formatter)
 
 
 def take_common(ctx: click.Context) -> None:

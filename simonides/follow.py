@@ -219,6 +219,18 @@ async def replay(
     return answered
 
 
+async def letters(store: Store, follower: str | None = None) -> list[Letter]:
+    """Return everything that the followers of the store, or that one, have put aside."""
+    found, after = list[Letter](), 0
+    while page := await store.letters(follower, after=after, limit=STEP):
+        last = page[-1].change.seq
+        if len(page) == STEP and page[0].change.seq < last:  # more of the last line's may stand on the next page
+            page, last = [letter for letter in page if letter.change.seq < last], last - 1
+        found += page
+        after = last
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """How far a follower has read, how many changes the step read, and whether those were the last."""

@@ -189,7 +189,7 @@ async def certificates(store: Store, scope: Scope) -> list[Certificate]:
     that each erased record left in the log.
     """
     found, erased, place = list[Certificate](), dict[Ref, Scope](), 0
-    while changes := await store.changes(after=place, limit=LINES):
+    while changes := await store.changes(after=place, limit=LINES, erases=True):
         place = changes[-1].seq
         for change in changes:
             if change.kind == "certificate":
@@ -197,6 +197,6 @@ async def certificates(store: Store, scope: Scope) -> list[Certificate]:
                 whose = [erased.pop(Ref(*change.scope.realm, id), change.scope) for id in certificate.ids]
                 if change.scope.realm == scope.realm and all(scope.sees(each, shared=False) for each in whose):
                     found.append(certificate)
-            elif not change.version:
+            else:
                 erased[change.ref] = change.scope
     return found

@@ -59,11 +59,8 @@ async def erased(store: Store, after: int | None) -> tuple[bool, int]:
     head = await store.head()
     if after is None or head - after > LOOKED_THROUGH:
         return after is not None, head
-    found, place = False, after
-    while place < head and (lines := await store.changes(after=place, limit=LINES)):
-        found = found or any(not line.version for line in lines)
-        place = lines[-1].seq
-    return found, max(place, head)
+    lines = await store.changes(after=after, limit=1, erases=True)
+    return bool(lines), max([head, *(line.seq for line in lines)])
 
 
 async def position(store: Store, followers: Sequence[Follower]) -> Position:

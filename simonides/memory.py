@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from . import exchange, happened
-from .answers import Answers
 from .arguments import (
     Given,
     Moment,
@@ -40,27 +39,22 @@ from .arguments import (
 )
 from .cache import Cache
 from .calls import Calls, operation
-from .config import ELSEWHERE, OFF, WORK, Settings, open_backend, open_cache, open_store, settings, store_url
+from .config import ELSEWHERE, OFF, WORK, Settings, open_cache, settings, store_url
 from .corrections import revised, superseded
-from .derivers.vectors import Vectors
 from .drafts import Content, Draft, marked
 from .embedder import Embedder
+from .engine import Engine, opened
 from .errors import Conflict, Invalid, NotFound, Unavailable
-from .follow import Follower, Progress, lagging, replay
-from .forgetting import Preview, certificates, doomed, erase, finish, narrow
+from .follow import Progress, lagging, letters, replay
+from .forgetting import Preview, certificates, doomed, erase, narrow
 from .happened import Changes, Position, Status, status
-from .index import Index
-from .models import Working, answering, check_told
-from .passes import Backlog, Elsewhere, Passes
 from .pruning import DAYS, IMPORTANT, KINDS, Proposal, Thresholds, propose
 from .query import Hit, Place, Query
 from .recall import EFFORTS, Context, Effort, Hits, Means, Missing, Question, answer, fitted, missing, understand
-from .recalls import Recalls
 from .record import ACTIVE, NEVER, Link, Record, Scope, Span, now
-from .sending import Sending, senders
 from .serving import hide
 from .store import Batch, Certificate, Letter, Store
-from .versions import EVERYTHING, every, latest
+from .versions import every, existing, latest, page, with_parts
 from .writing import write
 
 T = TypeVar("T")
@@ -69,7 +63,6 @@ WHOSE, WHICH = frozenset(Whose.__annotations__), frozenset(Whose.__annotations__
 GIVEN = WHOSE | frozenset(Given.__annotations__)
 
 NOBODYS: Mapping[str, bool] = {}
-SENT_S = 5.0  # that closing gives the sinks to take what was written
 
 
 class AsyncMemory:
@@ -118,25 +111,16 @@ class AsyncMemory:
         self._require = frozenset(levels_of(self.settings.require.split(",") if require is None else require))
         self._zone = zone_of(self.settings.zone)
         self._settled = flag("settled", settled)
-        self._store: Store | None = None
-        self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder
-        self._index: Index | None = None
-        self._followers: tuple[Follower, ...] = ()
-        self._passes: Passes | Elsewhere | None = None  # with the store
-        self._backlog: Backlog | None = None  # with the store
-        self._other: Working | None = None  # the other embedding model, where there are two
-        self._remark: str | None = None  # what whoever asks should know of the store's models
-        self._recalls: Recalls | None = None  # with the store
+        self._embedder: Embedder | None = None if isinstance(embedder, str) else embedder  # that the caller made
         self.cache: Cache | None = self._opened_cache(self._caches or cache is not None)
-        self._answers: Answers | None = None  # with the store, where there is a cache
-        self._sending: Sending | None = None  # with the store
+        self._engine: Engine | None = None
         self._opening = asyncio.Lock()
         self._calls = Calls()
 
     @property
     def behind(self) -> str | None:
         """Why something remembered has no vectors yet; None where everything has."""
-        return self._passes.behind if self._passes else None
+        return self._engine.passes.behind if self._engine else None
 
     # -- remember ------------------------------------------------------------------------------------------------
 
@@ -202,7 +186,8 @@ class AsyncMemory:
             part_of=named("part_of", part_of), links=links_of(links), once=named("once", once),
         )  # fmt: skip
         named("title", title)
-        await self._check_visible(draft)
+        if hung := {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set()):
+            await existing(await self._ready(), scope, sorted(hung))  # which the caller must be able to see
         if isinstance(content, list | tuple):
             talk, records = draft.many(content, title)
             return await self._write(talk, records, draft.own(content))
@@ -213,20 +198,12 @@ class AsyncMemory:
         [kept] = await self._write(talk, [record], draft.own([content]))
         return kept
 
-    async def _check_visible(self, draft: Draft) -> None:
-        """Refuse to hang something on a record that the caller cannot see."""
-        wanted = {link.target for link in draft.links} | ({draft.part_of} if draft.part_of else set())
-        if wanted:
-            found = await (await self._ready()).find(latest(draft.scope, wanted))
-            if missing := wanted - {record.id for record in found}:
-                raise NotFound(f"no record {sorted(missing)[0]!r} in this scope")
-
     async def _write(
         self, talk: Record | None, records: Sequence[Record], own: Mapping[str, bool] = NOBODYS
     ) -> list[Record]:
-        store, following = await self._following()
-        kept = await write(store, following, talk, records, own)
-        await self._written()
+        engine = await self._running()
+        kept = await write(engine.store, engine.passes, talk, records, own)
+        await engine.follow(told=True)
         return kept
 
     @operation
@@ -236,9 +213,9 @@ class AsyncMemory:
         One that is there already with the same content is left alone. One whose source wrote it before, and now says
         something else, is revised; one that was corrected here since is not.
         """
-        store, following = await self._following()
-        given = records_of("keep", records)
-        return await exchange.keep(store, following, given, self._require, self._written, progress)
+        engine, given = await self._running(), records_of("keep", records)
+        followed = partial(engine.follow, told=True)
+        return await exchange.keep(engine.store, engine.passes, given, self._require, followed, progress)
 
     # -- recall --------------------------------------------------------------------------------------------------
 
@@ -284,7 +261,7 @@ class AsyncMemory:
         text, limit = text_of(text), limit_of(limit, 1000)
         least, looks = relevance_of(min_relevance), one_of("effort", effort, EFFORTS)
         query = dataclasses.replace(self._query("explain_missing", which), limit=limit)
-        question, means = await self._asking(text)
+        _, question, means = await self._asking(text)
         versions = await means.store.find(every(query.scope, {id_of(id)}))
         why = await missing(id, versions, question, query, means, looks, least)
         return dataclasses.replace(why, notes=(*why.notes, self.behind)) if self.behind else why
@@ -312,37 +289,38 @@ class AsyncMemory:
 
     def _packed(self, hits: Hits, text: str, budget: int) -> Context:
         asked = understand(text, now(), self._zone).terms
-        found = fitted(hits, budget, self._embedder.tokens if self._embedder else None, asked)
+        embedder = self._engine.embedder if self._engine else None
+        found = fitted(hits, budget, embedder.tokens if embedder else None, asked)
         self._note(citation.hit for citation in found.citations)
         return found
 
     def _note(self, hits: Iterable[Hit]) -> None:
         """Note that these were recalled, in the background."""
-        assert self._recalls is not None
-        self._recalls.note(hit.record for hit in hits)
+        assert self._engine is not None
+        self._engine.recalls.note(hit.record for hit in hits)
 
     async def _recall(
         self, text: str, query: Query, effort: Effort, *, explain: bool = False, least: float = 0.0
     ) -> Hits:
-        question, means = await self._asking(text)
-        if self._answers is None:
+        engine, question, means = await self._asking(text)
+        answers = engine.answers
+        if answers is None:
             hits = await answer(question, query, means, effort, explain=explain, least=least)
-            return hits.noting(self.behind, self._remark)
+            return hits.noting(self.behind, engine.remark)
         if means.embedder:
-            means = dataclasses.replace(means, embedder=self._answers.embedder(means.embedder, query.scope))
-        hits = await self._answers.of(
+            means = dataclasses.replace(means, embedder=answers.embedder(means.embedder, query.scope))
+        hits = await answers.of(
             question, query, means.model, (effort, explain, least),
             lambda: answer(question, query, means, effort, explain=explain, least=least),
         )  # fmt: skip
-        return hits.noting(self.behind, self._remark)
+        return hits.noting(self.behind, engine.remark)
 
-    async def _asking(self, text: str) -> tuple[Question, Means]:
+    async def _asking(self, text: str) -> tuple[Engine, Question, Means]:
         """Return the text as a question, and what answers it, as far as anybody has written by now."""
-        store = await self._ready()
-        if self._passes:  # another process may have written since
-            await (self._passes.keep_up() if self._settled else self._passes.notice())
-        model = Vectors(self._embedder).model if self._embedder else ""
-        return understand(text, now(), self._zone), Means(store, self._index, self._embedder, model)
+        engine = await self._running()
+        await engine.keep_up()
+        model = engine.model.vectors.model if engine.model else ""
+        return engine, understand(text, now(), self._zone), Means(engine.store, engine.index, engine.embedder, model)
 
     # -- look ----------------------------------------------------------------------------------------------------
 
@@ -367,7 +345,7 @@ class AsyncMemory:
         a record that is still there.
         """
         query = dataclasses.replace(self._query("find", which), newest=flag("newest", newest), limit=limit_of(limit))
-        return await self._page(query, after)
+        return await page(await self._ready(), query, place_of(after))
 
     @operation
     async def count(self, **which: Unpack[Which]) -> int:
@@ -380,7 +358,8 @@ class AsyncMemory:
     ) -> list[Record]:
         """Return the conversations that match, newest first. `after` is what the last page ended with, as in `find`."""
         query = dataclasses.replace(self._query("conversations", which), newest=True, limit=limit_of(limit))
-        return await self._page(dataclasses.replace(query, kinds=frozenset({"conversation"})), after)
+        talks = dataclasses.replace(query, kinds=frozenset({"conversation"}))
+        return await page(await self._ready(), talks, place_of(after))
 
     @operation
     async def messages(self, id: str, *, limit: int = 1000, **whose: Unpack[Whose]) -> list[Record]:
@@ -392,16 +371,6 @@ class AsyncMemory:
         parts = frozenset({whole.id})
         query = Query(scope=scope, part_of=parts, statuses=statuses, newest=True, limit=limit_of(limit))
         return (await (await self._ready()).find(query))[::-1]
-
-    async def _page(self, query: Query, after: Record | Place | str | None) -> list[Record]:
-        """Return the page; behind an id that is not there nobody knows what comes, and an empty page would be a lie."""
-        store, place = await self._ready(), place_of(after)
-        if isinstance(place, str):
-            there = dataclasses.replace(latest(query.scope, {place}), known_at=query.known_at)
-            if not (found := await store.find(there)):
-                raise NotFound(f"no record {place!r} in this scope to go on after")
-            place = Place.of(found[0])
-        return await store.find(dataclasses.replace(query, after=place))
 
     @operation
     async def history(self, id: str, **whose: Unpack[Whose]) -> list[Record]:
@@ -424,7 +393,8 @@ class AsyncMemory:
     @operation
     async def position(self) -> Position:
         """Return how far the log goes, and up to where it can be found by meaning."""
-        return await happened.position(await self._ready(), self._followers)
+        engine = await self._running()
+        return await happened.position(engine.store, engine.followers)
 
     # -- correct -------------------------------------------------------------------------------------------------
 
@@ -486,15 +456,7 @@ class AsyncMemory:
     async def _organise(
         self, ids: Sequence[str], scope: Scope, changes: Mapping[str, Any], dry_run: bool = False
     ) -> list[Record]:
-        store = await self._ready()
-        wholes = {record.id: record for record in await store.find(latest(scope, ids))}
-        if missing := [id for id in ids if id not in wholes]:
-            raise NotFound(f"no record {missing[0]!r} in this scope")
-        parts = Query(scope=scope, part_of=frozenset(ids), statuses=None, ended=True, limit=EVERYTHING)
-        inside: dict[str, list[Record]] = {id: [] for id in ids}
-        for part in await store.find(parts):
-            inside[str(part.part_of)].append(part)
-        olds = {record.id: record for id in ids for record in (wholes[id], *inside[id])}
+        olds = {record.id: record for record in await with_parts(await self._ready(), scope, ids)}
         news = [revised(old, self._zone, **changes) for old in olds.values()]
         changed = [new for new in news if new is not olds[new.id]]
         if dry_run or not changed:
@@ -524,10 +486,9 @@ class AsyncMemory:
         query = dataclasses.replace(self._query("propose", which), limit=limit_of(limit))
         if query.kinds and not query.kinds <= KINDS:
             raise Invalid(f"only these kinds are proposed: {', '.join(sorted(KINDS))}")
-        store = await self._ready()
-        assert self._recalls is not None
-        await self._recalls.settle()
-        return await propose(store, query, Thresholds(days, important), now())
+        engine = await self._running()
+        await engine.recalls.settle()
+        return await propose(engine.store, query, Thresholds(days, important), now())
 
     @operation
     async def archive(self, ids: str | Iterable[str], *, dry_run: bool = False, **whose: Unpack[Whose]) -> list[Record]:
@@ -604,20 +565,18 @@ class AsyncMemory:
             raise Invalid(
                 "nothing is named to forget: give ids, a user, a session, labels or a time span, or say everything=True"
             )
-        store = await self._ready()
+        engine = await self._running()
         wanted = frozenset(id_of(id) for id in ids) if ids else None
-        preview = await doomed(store, dataclasses.replace(query, ids=wanted))
+        preview = await doomed(engine.store, dataclasses.replace(query, ids=wanted))
         if wanted and (missing := wanted - {record.id for record in preview.records}):
             raise NotFound(f"no record {sorted(missing)[0]!r} in this scope; nothing was erased")
         if flag("dry_run", dry_run):
             return preview
         if not preview.records:
             raise NotFound("nothing matches: nothing was erased")
-        indexes = [index for index in (self._index, self._other and self._other.index) if index]
-        embedders = [embedder for embedder in (self._embedder, self._other and self._other.embedder) if embedder]
-        forgets = self._answers.forget if self._answers else None
-        certificate = await erase(preview, query.scope, store, indexes, embedders, forgets)
-        await self._settle()
+        indexes, embedders = [each.index for each in engine.models], [each.embedder for each in engine.models]
+        certificate = await erase(preview, query.scope, engine.store, indexes, embedders, engine.forgets)
+        await engine.follow()
         return certificate
 
     @operation
@@ -660,29 +619,29 @@ class AsyncMemory:
     @operation
     async def restore(self, records: Iterable[Record], *, progress: Progress | None = None) -> int:
         """Write versions with the clocks they had, as read from an export; return how many were new here."""
-        store = await self._ready()
-        return await exchange.restore(store, records_of("restore", records), self._settle, progress)
+        engine = await self._running()
+        return await exchange.restore(engine.store, records_of("restore", records), engine.follow, progress)
 
     @operation
     async def stats(self) -> dict[str, Any]:
-        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log, the settings."""
-        store = await self._ready()
+        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log; and settings."""
+        engine = await self._running()
         return {
             "store": hide(self._url),
-            "embedder": self._embedder.name if self._embedder else OFF,
-            "index": hide(self.settings.index_url) if self._index else OFF,
+            "embedder": engine.embedder.name if engine.embedder else OFF,
+            "index": hide(self.settings.index_url) if engine.index else OFF,
             "behind": self.behind,
-            "spaces": len(await store.realms()),
-            **await store.counts(),
+            "spaces": len(await engine.store.realms()),
+            **await engine.store.counts(),
         }
 
     @operation
     async def doctor(self) -> list[str]:
         """Look everything over and return the complaints, each with what to do; an empty list is a healthy memory."""
-        store = await self._ready()
-        complaints = list((await store.check()).complaints)
-        if self._index:
-            complaints += await self._index.check()
+        engine = await self._running()
+        complaints = list((await engine.store.check()).complaints)
+        if engine.index:
+            complaints += await engine.index.check()
         if self.cache:
             try:
                 await self.cache.ping()
@@ -690,22 +649,22 @@ class AsyncMemory:
                 complaints.append(f"{error}: start it, or set `cache` to process:")
         return complaints + [
             f"some of what is remembered is not in {name} yet: recall something, or run `simonides rebuild`"
-            for name in await lagging(self._followers, store)
+            for name in await lagging(engine.followers, engine.store)
         ]
 
     @operation
     async def status(self) -> Status:
         """Return how far each follower of the store is, which workers share it, and how many letters there are."""
-        return await status(await self._ready(), self._followers)
+        engine = await self._running()
+        return await status(engine.store, engine.followers)
 
     @operation
     async def backlog(self, most: int = 0) -> tuple[int, float]:
         """Return how many changes wait to be indexed, seen a moment ago at most; and in about how many seconds no
         more than `most` will.
         """
-        await self._ready()
-        assert self._backlog is not None
-        return await self._backlog.count(), self._backlog.clears_s(most)
+        backlog = (await self._running()).backlog
+        return await backlog.count(), backlog.clears_s(most)
 
     @operation
     async def letters(self, follower: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
@@ -718,13 +677,13 @@ class AsyncMemory:
         """Have letters tried again: those about these lines of the log, or all, of one follower or of all. Return how
         many. Here that happens at once; where workers follow, some seconds later.
         """
-        store = await self._ready()
+        engine = await self._running()
         chosen = await self._chosen(seqs, follower)
         again = tuple(dataclasses.replace(letter, tries=0) for letter in chosen)
-        await store.commit(Batch(letters=again))
+        await engine.store.commit(Batch(letters=again))
         if self.settings.work != ELSEWHERE:
-            for each in (*self._followers, *(self._sending.senders if self._sending else ())):
-                await replay(each, store)
+            for each in (*engine.followers, *engine.sending.senders):
+                await replay(each, engine.store)
         return len(again)
 
     @operation
@@ -737,31 +696,26 @@ class AsyncMemory:
 
     async def _chosen(self, seqs: Iterable[int] | None, follower: str | None) -> list[Letter]:
         """Return the letters about these lines; raise NotFound where there is none about one of them."""
-        store, named_follower = await self._ready(), named("follower", follower)
-        found, place = list[Letter](), 0
-        while page := await store.letters(named_follower, after=place, limit=1000):
-            place = page[-1].change.seq
-            found += page
+        found = await letters(await self._ready(), named("follower", follower))
         if seqs is None:
             return found
-        lines = [line_of(seq) for seq in seqs]
-        if missing := set(lines) - {letter.change.seq for letter in found}:
+        lines = {line_of(seq) for seq in seqs}
+        if missing := lines - {letter.change.seq for letter in found}:
             raise NotFound(f"no letter about line {min(missing)} of the log: see `simonides letters`")
         return [letter for letter in found if letter.change.seq in lines]
 
     @operation
     async def rebuild(self, *, progress: Progress | None = None) -> int:
         """Make the full-text words and the vector index again from the records; return how many vectors there are."""
-        store = await self._ready()
-        await store.rebuild()
-        await self._settle(progress)
-        return await self._index.rebuild() if self._index else 0
+        engine = await self._running()
+        await engine.store.rebuild()
+        await engine.follow(progress)
+        return await engine.index.rebuild() if engine.index else 0
 
     @operation
     async def settle(self, *, progress: Progress | None = None) -> None:
         """Wait until everything remembered so far is indexed."""
-        await self._ready()
-        await self._settle(progress, wait=True)
+        await (await self._running()).follow(progress, wait=True)
 
     async def open(self) -> Self:
         """Open the store now rather than at the first call."""
@@ -776,19 +730,12 @@ class AsyncMemory:
             return
         self._calls.closed = True
         await self._calls.ended()
-        for passes in (self._passes, self._other and self._other.passes):
-            if passes:
-                await passes.ended(self._patience_s)
-        if self._sending:
-            await self._sending.ended(SENT_S)
-        if self._recalls:
-            await self._recalls.close()
-        if self._answers:
-            await self._answers.settled()
-        others = (self._other.index, self._other.embedder) if self._other else ()
-        for part in (self._index, self._embedder, *others, self._store, self.cache):
-            if part is not None:
-                await part.close()
+        if self._engine:
+            await self._engine.close(self._patience_s)
+        elif self._embedder:
+            await self._embedder.close()
+        if self.cache:
+            await self.cache.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -805,74 +752,19 @@ class AsyncMemory:
         return await happened.erased(await self._ready(), place)
 
     async def _ready(self) -> Store:
-        if self._store is None:
+        return (await self._running()).store
+
+    async def _running(self) -> Engine:
+        """Return what this runs on, opened by the first call."""
+        if self._engine is None:
             async with self._opening:
-                if self._store is None:
-                    await self._open()
-        assert self._store is not None
-        if self._other:
-            await self._turn(self._store, self._other)
-        return self._store
-
-    async def _open(self) -> None:
-        if self._embedder is None and self.settings.embedder != OFF:
-            self._embedder = await self._open_embedder(self.settings.embedder)
-        other = await self._open_embedder(self.settings.embedder_next) if self.settings.embedder_next else None
-        async with contextlib.AsyncExitStack() as undo:
-            store: Store = self._opened("store", await asyncio.to_thread(open_store, self._url, self.settings.read_url))
-            undo.push_async_callback(store.close)
-            index: Index | None = None
-            if self._embedder:
-                self._remark = await check_told(store, self._embedder.name)
-                index = self._open_index(store, self._embedder)
-                undo.push_async_callback(index.close)
-                self._followers = (Vectors(self._embedder),)
-                if other and other.name != self._embedder.name:
-                    self._remark, second = None, self._open_index(store, other)
-                    undo.push_async_callback(second.close)
-                    vectors = Vectors(other)
-                    self._other = Working(other, second, vectors, self._passing(store, (vectors,), second))
-            if self.cache:
-                self._answers = Answers(self.cache, store, self._have_read, self._url, self.settings.cache_seconds)
-            forgets = self._answers.forget if self._answers else None
-            await finish(store, [each for each in (index, self._other and self._other.index) if each], forgets)
-            sending = Sending(store, await senders(self.settings.sinks, store))
-            undo.pop_all()
-        self._index, self._recalls = index, Recalls(store)
-        self._backlog = Backlog(store, self._followers)
-        self._store, self._passes = store, self._passing(store, self._followers, index)
-        self._sending = sending if self.settings.work == ELSEWHERE else sending.begun()
-
-    async def _have_read(self, line: int) -> bool:
-        assert self._passes is not None
-        return await self._passes.have_read(line)
-
-    def _passing(self, store: Store, followers: Sequence[Follower], index: Index | None) -> Passes | Elsewhere:
-        if self.settings.work == ELSEWHERE:
-            return Elsewhere(store, followers)
-        return Passes(store, followers, index, self._home, waits=self._settled)
-
-    async def _open_embedder(self, url: str) -> Embedder:
-        embedder: Embedder = open_backend("embedders", url)
-        await asyncio.to_thread(embedder.tokens, "ready")  # says now, not after a write, what is missing
-        return self._opened("embedder", embedder)
-
-    def _open_index(self, store: Store, embedder: Embedder) -> Index:
-        model = Vectors(embedder).model
-        found: Index = open_backend("indexes", self.settings.index_url, store, model, embedder.dimension)
-        return self._opened("index", found)
-
-    async def _turn(self, store: Store, other: Working) -> None:
-        """Go on with the model that was chosen last: calls under way end with the one that they began with."""
-        mine = self._embedder, self._index, self._passes
-        assert mine[0] and mine[1] and mine[2]
-        if await answering(store, (mine[0].name, other.name)) == mine[0].name or self._other is not other:
-            return
-        [vectors] = self._followers
-        assert isinstance(vectors, Vectors)
-        self._embedder, self._index, self._passes = other.embedder, other.index, other.passes
-        self._followers, self._other = (other.vectors,), Working(mine[0], mine[1], vectors, mine[2])
-        self._backlog = Backlog(store, self._followers)
+                if self._engine is None:
+                    self._engine = await opened(
+                        self.settings, self._url, self._home, embedder=self._embedder, cache=self.cache,
+                        waits=self._settled, around=self._opened,
+                    )  # fmt: skip
+        await self._engine.turn()
+        return self._engine
 
     def _opened_cache(self, whatever: bool) -> Cache | None:
         """Return the cache of the settings; where not `whatever` they name is wanted, only one that others share."""
@@ -891,32 +783,8 @@ class AsyncMemory:
         return query_of(which, self._scope(which), self._zone)
 
     async def _latest(self, id: str, scope: Scope) -> Record:
-        found = await (await self._ready()).find(latest(scope, {id_of(id)}))
-        if not found:
-            raise NotFound(f"no record {id!r} in this scope")
-        return found[0]
-
-    async def _following(self) -> tuple[Store, Passes | Elsewhere]:
-        store = await self._ready()
-        assert self._passes is not None
-        return store, self._passes
-
-    async def _written(self) -> None:
-        """See to it that what was just written here is followed."""
-        assert self._passes is not None and self._sending is not None
-        self._sending.notice()
-        if self._settled:
-            await self._passes.finish()
-        else:
-            self._passes.go_on()
-
-    async def _settle(self, progress: Progress | None = None, wait: bool = False) -> None:
-        assert self._passes is not None and self._sending is not None
-        self._sending.notice()
-        if self._settled or wait:
-            await self._passes.settle(progress)
-        else:
-            self._passes.begin(progress)
+        [record] = (await existing(await self._ready(), scope, [id_of(id)])).values()
+        return record
 
 
 # What the overloads say to a type checker, for whoever asks the function itself.

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from .errors import Conflict, Invalid
+from .follow import letters
 from .record import Ref, Scope
 from .store import Change, Embedding, Store
 from .whole import (
@@ -21,7 +22,6 @@ from .whole import (
     embeddings,
     erasures,
     last_erased,
-    letters,
     places,
     recalls,
     stretches,

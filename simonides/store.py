@@ -240,8 +240,10 @@ class Store(Protocol):
         """Return how many versions the realm has, and about how many of them hold each term (see `words.terms`)."""
         ...
 
-    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        """Return the log's lines after that one, in order."""
+    async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
+        """Return the log's lines after that one, in order; with `erases` only those without a version: of what was
+        erased, and certificates. The others are then passed over where they lie, at a small part of what reading costs.
+        """
         ...
 
     async def head(self, scope: Scope | None = None) -> int:

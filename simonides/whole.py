@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .follow import live
+from .follow import letters, live
 from .query import Place, Query
 from .record import Record, Ref, Scope, Span
 from .store import Batch, Change, Cursor, Embedding, Letter, Store
@@ -41,9 +41,9 @@ Entry = tuple[Change, Record | None]  # a line of the log, and the version it sp
 async def erasures(store: Store, after: int = 0) -> list[Change]:
     """Return the lines of erases and certificates behind that line."""
     found = list[Change]()
-    while lines := await store.changes(after=after, limit=LINES * 10):
+    while lines := await store.changes(after=after, limit=LINES, erases=True):
         after = lines[-1].seq
-        found += [line for line in lines if not line.version]
+        found += lines
     return found
 
 
@@ -81,18 +81,6 @@ async def recalls(store: Store, scope: Scope) -> AsyncIterator[list[tuple[str, d
 async def places(store: Store) -> dict[str, int]:
     """Return how far its followers have read."""
     return {name: place for name, place in (await store.cursors("")).items() if not name.startswith(PASSING)}
-
-
-async def letters(store: Store) -> list[Letter]:
-    """Return what its followers have put aside."""
-    found, after = list[Letter](), 0
-    while page := await store.letters(after=after, limit=LINES):
-        last = page[-1].change.seq
-        if len(page) == LINES and page[0].change.seq < last:  # more of the last line's may stand on the next page
-            page, last = [letter for letter in page if letter.change.seq < last], last - 1
-        found += page
-        after = last
-    return found
 
 
 # -- write --------------------------------------------------------------------------------------------------------

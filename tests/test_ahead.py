@@ -51,8 +51,8 @@ class Watched:
     """The commits of a memory's store."""
 
     def __init__(self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert memory._store is not None
-        self.store = memory._store
+        assert memory._engine is not None
+        self.store = memory._engine.store
         self.batches: list[Batch] = []
         self.cursors: list[Cursor] = []
         commit = self.store.commit

@@ -428,8 +428,9 @@ async def test_only_an_empty_store_is_restored_into(tmp_path: Path) -> None:
 PROGRAM = """
     import asyncio, sys
     from simonides import backup
+    from simonides.backup import frames
     from simonides.config import blob_url, open_backend
-    backup.PART_FRAMES = 700
+    frames.PART_FRAMES = 700
 
     async def main():
         what, url, path = sys.argv[1:]

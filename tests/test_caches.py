@@ -482,8 +482,8 @@ def same(left: Hits, right: Hits) -> None:
 
 async def kept(memory: AsyncMemory) -> None:
     """Wait until what was answered is in the cache."""
-    assert memory._answers is not None
-    await memory._answers.settled()
+    assert memory._engine is not None and memory._engine.answers is not None
+    await memory._engine.answers.settled()
 
 
 async def test_the_same_question_is_worked_out_once(memory: AsyncMemory, counted: list[str]) -> None:

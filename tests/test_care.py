@@ -463,7 +463,7 @@ def test_what_is_switched_off_is_off() -> None:
         answer = get(server, "/api/v1/stats", headers={"Origin": "https://app.example"})
         assert answer.status_code == 200, "no key is asked for"
         assert not [name for name in answer.headers if name.startswith(("access-control", "ratelimit"))]
-        assert type(server.house.desk.memory._store).__name__ == "SqliteStore", "nothing is measured"
+        assert type(server.house.desk.memory._engine.store).__name__ == "SqliteStore", "nothing is measured"
 
 
 async def test_what_is_measured_is_what_it_was() -> None:

@@ -141,6 +141,13 @@ def test_what_is_no_directory_of_keys_is_not_touched(tmp_path: Path) -> None:
         assert name == "folder" or (tmp_path / name).read_bytes() == before
 
 
+async def test_a_file_that_is_not_as_it_was_made_is_said_to_be_damaged(filed: Directory, path: Path) -> None:
+    apsw.Connection(str(path)).execute("DROP TABLE keys")
+    for call in (filed.keys(), filed.make(PLAIN)):
+        with pytest.raises(Damaged, match="no such table"):
+            await call
+
+
 async def test_a_store_of_memory_is_no_directory_of_keys(home: Path) -> None:
     from simonides import Memory
 

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from simonides import Damaged, Invalid, Memory
-from simonides.stores.sqlite_migrations import SCHEMA, migrate, version
+from simonides.sqlite_file import version
+from simonides.stores.sqlite_migrations import SCHEMA, migrate
 
 NEXT = {SCHEMA + 1: "ALTER TABLE records ADD COLUMN mood TEXT; UPDATE records SET mood = 'calm'"}
 

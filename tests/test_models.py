@@ -96,6 +96,22 @@ async def test_whoever_knows_both_turns_at_once_and_back(both: Callable[[], Asyn
         assert vectors(await store.models()) == {OLD_NAME: 41, NEW_NAME: 41}
 
 
+async def test_what_was_opened_is_closed_where_the_rest_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = list[str]()
+
+    async def close(embedder: hashing.HashingEmbedder) -> None:
+        closed.append(embedder.name)
+
+    monkeypatch.setattr(hashing.HashingEmbedder, "close", close)
+    monkeypatch.setenv("SIMONIDES_EMBEDDER_NEXT", NEW)
+    memory = AsyncMemory("memory:", embedder=OLD, index="nowhere:")
+    for _ in range(2):
+        with pytest.raises(Invalid, match="nowhere"):
+            await memory.remember("the harbour")
+    await memory.close()
+    assert closed == [NEW_NAME, OLD_NAME] * 2
+
+
 async def test_recall_never_stops(both: Callable[[], AsyncMemory], url: str) -> None:
     """It is asked and written to without a pause, while another process makes the change, turns back and drops."""
     seen, done = set[Any](), threading.Event()

@@ -167,7 +167,7 @@ async def test_without_instructions_the_context_comes_first(place: Place) -> Non
 async def test_a_context_keeps_its_budget(place: Place) -> None:
     for number in range(30):
         await place.memory.remember(f"The ferry number {number} leaves the harbour at {number} past eight", user="ana")
-    count = place.memory._embedder.tokens  # type: ignore[union-attr]
+    count = place.memory._engine.embedder.tokens  # type: ignore[union-attr]
     sizes = []
     for budget in ("40", "120", ""):
         given = {"X-Simonides-Budget": budget} if budget else {}

@@ -77,7 +77,7 @@ async def test_a_file_that_is_not_as_it_was_made_is_said_to_be_damaged(tmp_path:
     async with AsyncMemory(path, embedder="none") as memory:
         kept = await memory.remember("something")
         apsw.Connection(str(path)).execute("DROP TABLE recalls")
-        assert memory._store is not None
-        for call in (memory._store.recalled({kept.ref: now()}), memory._store.recalls(kept.scope, [kept.id])):
+        store = await memory._ready()
+        for call in (store.recalled({kept.ref: now()}), store.recalls(kept.scope, [kept.id])):
             with pytest.raises(Damaged, match="no such table"):
                 await call

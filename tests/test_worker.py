@@ -26,7 +26,7 @@ from conftest import filled_in, open_store
 from doors import House, house
 from numpy.typing import NDArray
 
-from simonides import AsyncMemory, NotFound, Unavailable, leases, passes, worker
+from simonides import AsyncMemory, NotFound, Unavailable, follow, leases, passes, worker
 from simonides.cli import main
 from simonides.derivers.vectors import Vectors
 from simonides.embedders import hashing
@@ -275,6 +275,20 @@ async def test_a_letter_that_is_dropped_is_not_tried_again(embedder: Picky) -> N
         assert await memory.letters() == []
 
 
+async def test_all_letters_are_dropped_where_a_page_ends_between_two_about_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AsyncMemory("memory:", embedder="none") as memory:
+        await memory.remember(["one", "two", "three"], user="ana")
+        store = await memory._ready()
+        lines = await store.changes()
+        told = tuple(Letter(name, line, 5, SPRING, "ValueError") for line in lines for name in ("a", "b"))
+        await store.commit(Batch(letters=told))
+        monkeypatch.setattr(follow, "STEP", 3)
+        assert await memory.drop_letters() == 6
+        assert await memory.letters() == []
+
+
 async def test_workers_put_poison_aside_and_try_it_again_when_asked(
     store: Store, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,8 +507,7 @@ async def test_a_server_leaves_it_to_workers_and_asks_how_far_they_are(elsewhere
         assert (await client.get("/api/v1/tasks/log-1")).json()["status"] == "running"
         assert [(await client.get(f"/api/v1/tasks/log-{never}")).status_code for never in (0, 2)] == [404, 404]
         assert "worker" in str(memory.behind)
-        store = memory._store
-        assert store is not None
+        store = await memory._ready()
         crew = Crew(store)
         crew.join(Vectors(hashing.open("hashing:")))
         again = await client.post("/api/v1/memories", json={"content": "a bridge", "user": "ana"})

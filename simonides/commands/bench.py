@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import terminal
-from ..asked import PAIR, UPKEEP, Asked, Command, common, format_examples, take_common
+from ..asked import PAIR, UPKEEP, Asked, Group
 from ..errors import Invalid
 from .remember import remark
 
@@ -20,20 +20,7 @@ WORSE = 7  # the exit status where a headline measure is significantly worse tha
 FILE, NUMBER = click.Path(path_type=Path, dir_okay=False), click.IntRange(min=1)
 
 
-class Benches(click.Group):
-    command_class = Command
-    section = UPKEEP
-    example = "simonides bench quality --data ~/recall-data"
-
-    def invoke(self, ctx: click.Context) -> Any:
-        take_common(ctx)
-        return super().invoke(ctx)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        format_examples(self.example, formatter)
-
-
-@click.group(cls=Benches, params=common(hidden=True))
+@click.group(cls=Group, section=UPKEEP, example="simonides bench quality --data ~/recall-data")
 def bench() -> None:
     """Measure how well this memory recalls, on public data."""
 

@@ -26,7 +26,12 @@ CARRIED = ("store", "embedder", "user", "agent", "session", "space", "tenant")  
 PLACES = ("SIMONIDES_CONFIG", "SIMONIDES_HOME")
 
 
-@click.group(cls=Group, section=SERVE, example="simonides mcp install claude-desktop\nsimonides mcp --user marta")
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    section=SERVE,
+    example="simonides mcp install claude-desktop\nsimonides mcp --user marta",
+)
 @click.option(
     "--tools",
     default="memory",

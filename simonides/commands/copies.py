@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .. import shown, terminal
-from ..asked import UPKEEP, Asked, Command, command, common, format_examples, take_common
+from ..asked import UPKEEP, Asked, Group, command
 from ..config import blob_url, keys_url, open_backend, serving, store_url
 from ..errors import Invalid, NotFound, Unavailable
 from ..serving import hide
@@ -31,20 +31,11 @@ NONE, DAMAGED, DIFFERENT = 1, 6, 1  # exit statuses
 PASSPHRASE = "SIMONIDES_BACKUP_PASSPHRASE"
 
 
-class Backups(click.Group):
-    command_class = Command
-    section = UPKEEP
-    example = "simonides backup create /mnt/backup\nsimonides backup restore /mnt/backup --into new.db"
-
-    def invoke(self, ctx: click.Context) -> Any:
-        take_common(ctx)
-        return super().invoke(ctx)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        format_examples(self.example, formatter)
-
-
-@click.group(cls=Backups, params=common(hidden=True))
+@click.group(
+    cls=Group,
+    section=UPKEEP,
+    example="simonides backup create /mnt/backup\nsimonides backup restore /mnt/backup --into new.db",
+)
 def backup() -> None:
     """Make, list, verify, restore and prune backups, in a folder or in S3.
 

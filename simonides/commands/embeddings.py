@@ -31,7 +31,7 @@ simonides embeddings use local:
 simonides embeddings drop all-MiniLM-L6-v2/int8"""
 
 
-@click.group("embeddings", cls=Group, section=UPKEEP, example=EXAMPLE)
+@click.group("embeddings", cls=Group, invoke_without_command=True, section=UPKEEP, example=EXAMPLE)
 @click.pass_context
 def embeddings(ctx: click.Context) -> Any:
     """Show the embedding models whose vectors are kept, and change from one to another.

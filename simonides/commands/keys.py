@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from .. import shown, terminal
-from ..asked import ABBREVIATED_MIN, PAGE, SERVE, Asked, Command, common, format_examples, take_common
+from ..asked import ABBREVIATED_MIN, PAGE, SERVE, Asked, Command, Group
 from ..config import keys_url, open_backend, serving
 from ..directory import Directory, Key
 from ..errors import Invalid, NotFound
@@ -41,20 +41,16 @@ class OfKeys(Command):
         super().__init__(*args, **kwargs)
 
 
-class Keys(click.Group):
+class Keys(Group):
     command_class = OfKeys
-    section = SERVE
-    example = "simonides keys create laptop --user marta --spaces main --expires 90d\nsimonides keys list"
-
-    def invoke(self, ctx: click.Context) -> Any:
-        take_common(ctx)
-        return super().invoke(ctx)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        format_examples(self.example, formatter)
 
 
-@click.group(cls=Keys, params=[elsewhere(), *common(hidden=True)])
+@click.group(
+    cls=Keys,
+    params=[elsewhere()],
+    section=SERVE,
+    example="simonides keys create laptop --user marta --spaces main --expires 90d\nsimonides keys list",
+)
 def keys() -> None:
     """Make, list and revoke the keys that open a server."""
 

@@ -32,7 +32,7 @@ EXTRAS = {"grpc_port": ("grpc", "grpc"), "tracing": ("tracing", "opentelemetry")
 EVERY_SETTING = "simonides config\nsimonides config set user marta\nsimonides config check"
 
 
-@click.group(cls=Group, section=UPKEEP, example=EVERY_SETTING)
+@click.group(cls=Group, invoke_without_command=True, section=UPKEEP, example=EVERY_SETTING)
 @click.pass_context
 def config(ctx: click.Context) -> None:
     """Show every setting, its value, and where it comes from. Those of the server begin with `server.`."""

@@ -68,7 +68,9 @@ def status(asked: Asked) -> None:
         terminal.show(shown.followers(found.followers))
 
 
-@click.group(cls=Group, section=UPKEEP, example="simonides letters\nsimonides letters replay 812")
+@click.group(
+    cls=Group, invoke_without_command=True, section=UPKEEP, example="simonides letters\nsimonides letters replay 812"
+)
 @click.pass_context
 def letters(context: click.Context) -> int:
     """List what could not be followed; have it tried again, or throw it away."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +22,15 @@ import apsw
 
 from ..access import Permit
 from ..directory import Grant, Kept, Key, digest, id_in, issue, opens
-from ..errors import Damaged, Full, Invalid, NotFound, SimonidesError, Unavailable
+from ..errors import Invalid, NotFound
 from ..record import now
+from ..sqlite_file import BUSY_MS, alone, check_known, commits_seen, is_anothers, one, translated, version, write_ahead
 
 APPLICATION = 0x53494D4B  # PRAGMA application_id: "SIMK"
 SCHEMA = 1
 STEPS: Mapping[int, str] = {}  # SQL that leads from the schema before it to its number
+OURS = ("directory of keys", "restore it, or remove it and make new keys")  # what errors say of it
 MODE = 0o600
-BUSY_MS = 30_000  # how long a lock of another process is waited for
 CACHED = 10_000  # keys that are at hand while nobody writes
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ class SqliteDirectory:
             self._watch.set_busy_timeout(0)
         except BaseException as error:
             self._disconnect()
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
 
     async def make(self, grant: Grant) -> tuple[Key, str]:
         key, secret = issue(grant, now())
@@ -103,7 +103,7 @@ class SqliteDirectory:
 
     async def count(self, at: datetime) -> int:
         sql = "SELECT count(*) FROM keys WHERE ifnull(revoked > ?1, true) AND ifnull(expires > ?1, true)"
-        return await self._run(self._reader, lambda db: int(_one(db, sql, (_stamp(at),))))
+        return await self._run(self._reader, lambda db: int(one(db, sql, (_stamp(at),))))
 
     async def revoke(self, id: str, at: datetime, *, tenant: str | None = None) -> Key:
         def write(db: apsw.Connection) -> Key:
@@ -140,10 +140,10 @@ class SqliteDirectory:
 
         def write(db: apsw.Connection) -> int:
             with db:
-                before = _one(db, "SELECT count(*) FROM keys")
+                before = one(db, "SELECT count(*) FROM keys")
                 db.executemany(new, rows)
                 db.executemany(close, closed)
-                after = _one(db, "SELECT count(*) FROM keys")
+                after = one(db, "SELECT count(*) FROM keys")
             return int(after) - int(before)
 
         return await self._run(self._writer, write)
@@ -167,17 +167,11 @@ class SqliteDirectory:
         try:
             return await asyncio.get_running_loop().run_in_executor(line.thread, work, connection)
         except (apsw.Error, OSError) as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
 
     def _seen(self) -> int | None:
-        """Return a number that every commit of anybody changes, None where it cannot be told; it never waits."""
         assert self._watch is not None
-        try:
-            version = self._watch.pragma("data_version")
-        except apsw.Error:
-            return None  # whoever reads because of it will hear why
-        assert isinstance(version, int)
-        return version
+        return commits_seen(self._watch)
 
 
 class _Line:
@@ -217,80 +211,28 @@ def _connected(path: str) -> apsw.Connection:
 
 def _prepare(db: apsw.Connection, path: str) -> None:
     """Make the schema, or bring it up to date."""
-    sql = "SELECT (SELECT count(*) FROM sqlite_schema) > 0 AND (SELECT application_id FROM pragma_application_id) <> ?"
-    if _one(db, sql, (APPLICATION,)):  # one statement: another process may be making it just now
+    if is_anothers(db, APPLICATION):
         raise Invalid(f"{path} is a database of another program, or no directory of keys; name another file")
-    if (found := _version(db)) > SCHEMA:
-        raise Damaged(f"{path} was made by a newer Simonides (schema {found}, this one knows {SCHEMA}): update it")
-    _write_ahead(db, path)
+    check_known(db, path, SCHEMA)
+    write_ahead(db, path)
     migrate(db)
-
-
-def _write_ahead(db: apsw.Connection, path: str) -> None:
-    """Switch to the write-ahead log; SQLite's own waiting does not cover two processes that open at once."""
-    deadline = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            mode = _one(db, "PRAGMA journal_mode = WAL")
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-            continue
-        if mode != "wal":
-            raise Unavailable(f"{path} is on a file system that processes cannot share memory on; use a local disk")
-        return
 
 
 def migrate(db: apsw.Connection, steps: Mapping[int, str] = STEPS, newest: int = SCHEMA) -> None:
     """Make the schema, or bring an older one to the newest: all steps, or none. Whoever comes second finds it done."""
-    if _version(db) == newest:
+    if version(db) == newest:
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if not (found := _version(db)):
+    with alone(db):
+        if not (found := version(db)):
             db.execute(resources.files(__package__).joinpath("sqlite.sql").read_text("utf-8"))
             db.execute(f"PRAGMA application_id = {APPLICATION}")
             found = SCHEMA
         for step in range(found + 1, newest + 1):
             db.execute(steps[step])
         db.execute(f"PRAGMA user_version = {max(found, newest)}")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _version(db: apsw.Connection) -> int:
-    return int(_one(db, "PRAGMA user_version"))
-
-
-def _translated(error: BaseException, path: str) -> BaseException:
-    """Return the error of our own tree that this is; what is not SQLite's passes as it is."""
-    match error:
-        case SimonidesError():
-            return error
-        case apsw.FullError():
-            return Full(f"the disk is full: nothing of this call was kept. Free some space for {path}")
-        case apsw.BusyError() | apsw.LockedError():
-            return Unavailable(f"another process has held {path} for over {BUSY_MS // 1000} seconds")
-        case apsw.NotADBError() | apsw.CorruptError():
-            return Damaged(
-                f"{path} is not a sound directory of keys ({error}): restore it, or remove it and make new keys"
-            )
-        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.ReadOnlyError() | apsw.AuthError() | OSError():
-            return Unavailable(f"{path} cannot be opened or written: {error}")
-        case apsw.IOError():
-            return Unavailable(f"{path}: the disk did not do as it was told ({error})")
-    return error
 
 
 # -- rows --------------------------------------------------------------------------------------------------------
-
-
-def _one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    found = db.execute(sql, tuple(values)).fetchone()
-    return found[0] if found else None
 
 
 def _place(db: apsw.Connection, after: str | None) -> int:

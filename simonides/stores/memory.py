@@ -223,8 +223,12 @@ class MemoryStore:
         texts = [self._terms_of(record) for ref in refs for record in self._records[ref]]
         return len(texts), {term: sum(term in text for text in texts) for term in terms}
 
-    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        return [_own_change(change) for change in self._log[after : after + limit]]
+    async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
+        if erases:
+            lines = [change for change in self._log[after:] if not change.version][:limit]
+        else:
+            lines = self._log[after : after + limit]
+        return [_own_change(change) for change in lines]
 
     async def head(self, scope: Scope | None = None) -> int:
         return len(self._log) if scope is None else self._heads.get(scope.realm, 0)

@@ -49,7 +49,8 @@ T = TypeVar("T")
 
 CHANGES = """
     SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space, c.user, c.agent, c.session
-    FROM (SELECT * FROM changes WHERE seq > %s ORDER BY seq LIMIT %s) c JOIN realms m ON m.realm = c.realm
+    FROM (SELECT * FROM changes WHERE seq > %s AND (%s OR version = 0) ORDER BY seq LIMIT %s) c
+    JOIN realms m ON m.realm = c.realm
     ORDER BY c.seq
 """
 LETTERS = """
@@ -273,8 +274,8 @@ class PostgresStore:
                 return versions, {term: counts[number] for term, number in numbered.items()}
         return 0, dict.fromkeys(terms, 0)
 
-    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        found = await self._everywhere(CHANGES, (after, limit))
+    async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
+        found = await self._everywhere(CHANGES, (after, not erases, limit))
         return [rows.as_change(unbound(row)) for row in found]
 
     async def head(self, scope: Scope | None = None) -> int:

@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import os
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,25 +30,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import words as language
-from ..errors import Conflict, Damaged, Full, Invalid, Unavailable
+from ..errors import Conflict, Damaged, Invalid
 from ..query import Query
-from ..record import TICK, Record, Ref, Scope, Span, now
+from ..record import Record, Ref, Scope, Span, now
+from ..sqlite_file import BUSY_MS, alone, check_known, is_anothers, translated, version, write_ahead
+from ..sqlite_file import first as _first
+from ..sqlite_file import one as _one
+from ..sqlite_file import rows_of as _all
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
 from . import bm25, rows, sqlite_rows
 from .bm25 import Postings, best
 from .sqlite_bytes import scrub
 from .sqlite_letters import letters, put_aside
-from .sqlite_migrations import SCHEMA, check_known, migrate, version
+from .sqlite_migrations import SCHEMA, migrate
 from .sqlite_upkeep import check, counts, make_words, rebuild
-from .sqlite_vectors import drop, empty
-from .sqlite_versions import Version, insert, prefixed, terms, there
+from .sqlite_vectors import drop
+from .sqlite_versions import Version, delete, insert, prefixed, put, restore, runs
 from .sqlite_watch import Watch
 from .sqlite_words import INSTANCES, Sample, labelled, owned, said, said_lately, sizes
 from .sqlite_writer import Refusing, Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
 HEADER = 100  # bytes that every SQLite file begins with
-BUSY_MS = 30_000  # how long a lock of another process is waited for
+OURS = ("database", "see `simonides doctor`, or restore an export")  # what errors say of it
 READERS = 3
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
@@ -83,14 +86,14 @@ class SqliteStore:
                 connection.execute(INSTANCES)  # it is read from, too
         except BaseException as error:  # whatever it is, the connection must not stay open
             connection.close()
-            raise _translated(error, path) from error
+            raise translated(error, path, *OURS) from error
         self._realms: dict[tuple[str, str], int] = {}  # only ever grows; what was rolled back is taken out
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
         self._places: dict[tuple[int, str], int] = {}  # the row where `owners` met an id
         self._extents: dict[tuple[tuple[str, str], str], tuple[int | None, Extent]] = {}  # with what the watch saw
-        self._writer = Writer(connection, lambda error: _translated(error, path), self._fresh.clear)
+        self._writer = Writer(connection, lambda error: translated(error, path, *OURS), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
         self._heads: dict[tuple[str, str] | None, tuple[int | None, int]] = {}  # what the watch saw, the last line then
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="simonides-reader")
@@ -112,9 +115,9 @@ class SqliteStore:
             _move(db, cursor)
         if batch.log:
             check_log(batch, _head(db))
-        changes = self._write(db, [(record, known) for record in batch.put], at, self._put)
+        changes = self._write(db, [(record, known) for record in batch.put], at, put)
         restored, logged = [(record, rows.known(record, at)) for record in batch.restore], not batch.log
-        changes += self._write(db, restored, at, partial(self._restore, logged=logged), logged)
+        changes += self._write(db, restored, at, partial(restore, logged=logged), logged)
         changes += [change for ref in batch.erase if (change := self._erase(db, ref, at, logged))]
         changes += self._copy_log(db, batch.log)
         for embedding in batch.embeddings:
@@ -139,7 +142,7 @@ class SqliteStore:
         for walls, group in groupby(versions, lambda version: version[0].scope.realm):
             realm = self._realm(db, walls)
             while some := list(islice(group, MANY)):
-                for plain, run in _runs(db, realm, some):
+                for plain, run in runs(db, realm, some):
                     if plain:
                         changes += insert(db, realm, run, at, logged)
                     else:
@@ -147,45 +150,13 @@ class SqliteStore:
                             changes += one(db, realm, version, at)
         return changes
 
-    def _put(self, db: apsw.Connection, realm: int, version: Version, at: datetime) -> list[Change]:
-        record, known = version
-        last = _last(db, realm, record.id)
-        if last and record.version <= last[0]:
-            _check_same(db, realm, record)
-            return []
-        if record.version != (last[0] if last else 0) + 1:
-            raise Conflict(f"{record.id} is at version {last[0] if last else 0}; the next is not {record.version}")
-        if last:
-            _check_owner(record, last)
-            at = max(at, _time(last[1]) + TICK)
-            known = Span(since=at)
-            db.execute("UPDATE records SET known_until = ? WHERE row = ?", (rows.stamp(at), last[2]))
-        _check_key(db, realm, record, at)
-        return insert(db, realm, [(record, known)], at)
-
-    def _restore(self, db: apsw.Connection, realm: int, version: Version, at: datetime, logged: bool) -> list[Change]:
-        record, known = version
-        last = _last(db, realm, record.id)
-        if last and record.version <= last[0]:
-            _check_same(db, realm, record)
-            return []
-        if record.version != (last[0] if last else 0) + 1:
-            raise Conflict(f"version {record.version} of {record.id} came before those it follows")
-        if last:
-            _check_owner(record, last)
-            until = rows.stamp(known.since)
-            db.execute("UPDATE records SET known_until = ifnull(known_until, ?) WHERE row = ?", (until, last[2]))
-        if known.until is None:
-            _check_key(db, realm, record, at)
-        return insert(db, realm, [version], at, logged)
-
     def _erase(self, db: apsw.Connection, ref: Ref, at: datetime, logged: bool) -> Change | None:
         scope = Scope(tenant=ref.tenant, space=ref.space)
         realm = _one(db, "SELECT realm FROM realms WHERE tenant = ? AND space = ?", scope.realm)
         sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? ORDER BY r.version"
         found = [(row[0], rows.as_record(row[1:], scope)) for row in _all(db, sql, (realm, ref.id))]
         for row, record in found:
-            _delete(db, realm, row, record)
+            delete(db, realm, row, record)
         if not found:
             return None
         db.execute("UPDATE realms SET versions = versions - ? WHERE realm = ?", (len(found), realm))
@@ -419,8 +390,9 @@ class SqliteStore:
         versions = self._versions(db, realm)
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
-    async def changes(self, *, after: int = 0, limit: int = 100) -> list[Change]:
-        sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ? ORDER BY c.seq LIMIT ?"
+    async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
+        which = " AND c.version = 0" if erases else ""
+        sql = f"{LINES} FROM changes c JOIN realms m ON m.realm = c.realm WHERE c.seq > ?{which} ORDER BY c.seq LIMIT ?"
         return await self._read(lambda db: [rows.as_change(row) for row in _all(db, sql, (after, limit))])
 
     async def head(self, scope: Scope | None = None) -> int:
@@ -451,7 +423,7 @@ class SqliteStore:
         def read(db: apsw.Connection) -> list[Letter]:
             found = letters(db, follower, after, limit)
             lines = self._lines(db, [seq for seq, *_ in found])
-            return [Letter(name, lines[seq], tries, _time(at), error) for seq, name, tries, at, error in found]
+            return [Letter(name, lines[seq], tries, rows.moment(at), error) for seq, name, tries, at, error in found]
 
         return await self._read(read)
 
@@ -575,7 +547,7 @@ class SqliteStore:
                 " WHERE r.realm = ? AND r.id = j.value AND r.version = 1"
             )
             asked = msgspec.json.encode(list(ids)).decode()
-            return {id: _time(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
+            return {id: rows.moment(at) for id, at in _all(db, sql, (asked, self._known_realm(db, scope)))}
 
         return await self._read(read)
 
@@ -585,7 +557,7 @@ class SqliteStore:
                 "SELECT r.id, c.at FROM records r CROSS JOIN recalls c ON c.row = r.row"
                 " WHERE r.realm = ? AND r.id > ? AND r.version = 1 ORDER BY r.id LIMIT ?"
             )
-            return [(id, _time(at)) for id, at in _all(db, sql, (self._known_realm(db, scope), after, limit))]
+            return [(id, rows.moment(at)) for id, at in _all(db, sql, (self._known_realm(db, scope), after, limit))]
 
         return await self._read(read)
 
@@ -638,7 +610,7 @@ class SqliteStore:
         try:
             return check(connection)
         except apsw.Error as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         finally:
             connection.close()
 
@@ -667,7 +639,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA cache_size = -{4 * KEPT}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         except (apsw.Error, OSError) as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         return connection
 
     @contextlib.asynccontextmanager
@@ -724,7 +696,7 @@ class SqliteStore:
             with connection:  # one snapshot for all its statements
                 return work(connection)
         except (apsw.Error, OSError) as error:
-            raise _translated(error, self._path) from error
+            raise translated(error, self._path, *OURS) from error
         raise AssertionError("the connection's `with` swallowed an error")
 
     def _known_realm(self, db: apsw.Connection, scope: Scope) -> int | None:
@@ -758,48 +730,23 @@ def _prepare(db: apsw.Connection, path: str | None) -> str:
     db.execute("PRAGMA secure_delete = ON")
     _check_ours(db, path)
     if path is not None:
-        _write_ahead(db, path)
+        write_ahead(db, path)
     if version(db) == 0:
-        _in_transaction(db, _create)
+        with alone(db):
+            _create(db)
     migrate(db, path)
     if _one(db, "SELECT value FROM meta WHERE name = 'words'") != str(language.VERSION):
-        _in_transaction(db, make_words)
+        with alone(db):
+            make_words(db)
     return str(_one(db, "SELECT value FROM meta WHERE name = 'identity'"))
 
 
 def _check_ours(db: apsw.Connection, path: str | None) -> None:
     if path is not None and 0 < os.path.getsize(path) < HEADER:
         raise Damaged(f"{path} is too short to be a database: name another file, or remove it")
-    sql = "SELECT (SELECT count(*) FROM sqlite_schema) > 0 AND (SELECT application_id FROM pragma_application_id) <> ?"
-    if _one(db, sql, (APPLICATION,)):  # one statement: another process may be making it just now
+    if is_anothers(db, APPLICATION):
         raise Invalid(f"{path} is a database of another program; name another file")
-    check_known(db, path)
-
-
-def _write_ahead(db: apsw.Connection, path: str) -> None:
-    """Switch to the write-ahead log; SQLite's own waiting does not cover two processes that open at once."""
-    deadline = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            mode = _one(db, "PRAGMA journal_mode = WAL")
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-            continue
-        if mode != "wal":
-            raise Unavailable(f"{path} is on a file system that processes cannot share memory on; use a local disk")
-        return
-
-
-def _in_transaction(db: apsw.Connection, work: Callable[[apsw.Connection], None]) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        work(db)
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
+    check_known(db, path, SCHEMA)
 
 
 def _create(db: apsw.Connection) -> None:
@@ -811,63 +758,7 @@ def _create(db: apsw.Connection) -> None:
     db.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
-def _translated(error: BaseException, path: str | None) -> BaseException:
-    """Return the error of our own tree that this is; what is not SQLite's passes as it is."""
-    match error:
-        case apsw.FullError():
-            return Full(f"the disk is full: nothing of this call was kept. Free some space for {path}")
-        case apsw.BusyError() | apsw.LockedError():
-            return Unavailable(f"another process has held {path} for over {BUSY_MS // 1000} seconds")
-        case apsw.NotADBError() | apsw.CorruptError():
-            return Damaged(f"{path} is not a sound database ({error}): see `simonides doctor`, or restore an export")
-        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.ReadOnlyError() | apsw.AuthError() | OSError():
-            return Unavailable(f"{path} cannot be opened or written: {error}")
-        case apsw.IOError():
-            return Unavailable(f"{path}: the disk did not do as it was told ({error})")
-        case apsw.SQLError() | apsw.SchemaChangeError() | apsw.ConstraintError():
-            return Damaged(f"{path} is not as it was made ({error}): see `simonides doctor`, or restore an export")
-    return error
-
-
 # -- small steps -----------------------------------------------------------------------------------------------------
-
-
-def _all(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-    return db.execute(sql, tuple(values)).fetchall()
-
-
-def _first(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    return db.execute(sql, tuple(values)).fetchone()
-
-
-def _one(db: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    found = _first(db, sql, values)
-    return found[0] if found else None
-
-
-def _time(stamp: int) -> datetime:
-    at = rows.time(stamp)
-    assert at is not None
-    return at
-
-
-def _runs(db: apsw.Connection, realm: int, versions: Sequence[Version]) -> Iterator[tuple[bool, list[Version]]]:
-    """Yield the versions in runs, and of each whether they are plainly new: first versions, without a key, whose id is
-    in no version here. A single one is not worth the question.
-    """
-    if len(versions) == 1:
-        yield False, list(versions)
-        return
-    seen = there(db, realm, [record.id for record, _ in versions])
-
-    def plain(version: Version) -> bool:
-        record, _ = version
-        new = record.version == 1 and record.id not in seen
-        seen.add(record.id)
-        return new and record.body.key is None
-
-    for is_plain, run in groupby(versions, plain):
-        yield is_plain, list(run)
 
 
 def _head(db: apsw.Connection) -> int:
@@ -880,57 +771,6 @@ def _copied(db: apsw.Connection, other: apsw.Connection) -> apsw.Connection:
         while not copying.done:
             copying.step()
     return other
-
-
-Last = tuple[int, int, int, str, str, str]
-
-
-def _last(db: apsw.Connection, realm: int, id: str) -> Last | None:
-    """Return (version, known_since, row, user, agent, session) of the latest version."""
-    columns = "version, known_since, row, user, agent, session"
-    sql = f"SELECT {columns} FROM records WHERE realm = ? AND id = ? ORDER BY version DESC LIMIT 1"
-    found: Last | None = _first(db, sql, (realm, id))
-    return found
-
-
-def _check_owner(record: Record, last: Last) -> None:
-    """Whose a record is never changes: so nobody reaches another's by writing its next version."""
-    if last[3:] != tuple(level or "" for _, level in record.scope.levels):
-        raise Conflict(f"{record.id} is there already, and belongs elsewhere")
-
-
-def _check_same(db: apsw.Connection, realm: int, record: Record) -> None:
-    """A version that is there already: the same content is no news, other content a conflict."""
-    sql = f"SELECT {rows.SELECT} FROM records r WHERE r.realm = ? AND r.id = ? AND r.version = ?"
-    there = _first(db, sql, (realm, record.id, record.version))
-    if there is None or not record.says_the_same(rows.as_record(there, record.scope)):
-        raise Conflict(f"{record.id} has other content at version {record.version} already")
-
-
-def _check_key(db: apsw.Connection, realm: int, record: Record, at: datetime) -> None:
-    if record.body.key is None or record.valid.ended(at):
-        return
-    scope = record.scope
-    sql = (
-        "SELECT id FROM records r WHERE realm = ? AND kind = ? AND key = ? AND known_until IS NULL AND id <> ?"
-        " AND +user = ? AND agent = ? AND +session = ? AND (valid_until IS NULL OR valid_until > ?)"
-    )
-    names = (scope.user or "", scope.agent or "", scope.session or "")
-    if taken := _one(db, sql, (realm, record.kind, record.body.key, record.id, *names, rows.stamp(at))):
-        raise Conflict(f"the {record.kind} {record.body.key!r} is there already, as {taken}")
-
-
-def _delete(db: apsw.Connection, realm: int, row: int, record: Record) -> None:
-    db.execute(
-        "INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)", (row, terms(realm, record.body, record.at))
-    )
-    for label in record.labels:
-        db.execute("DELETE FROM labels WHERE realm = ? AND label = ? AND row = ?", (realm, label, row))
-    for link in record.links:
-        db.execute("DELETE FROM links WHERE realm = ? AND target = ? AND row = ?", (realm, link.target, row))
-    empty(db, row)
-    db.execute("DELETE FROM recalls WHERE row = ?", (row,))
-    db.execute("DELETE FROM records WHERE row = ?", (row,))
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 
-from ..errors import Damaged
+from ..sqlite_file import alone, version
 
 SCHEMA = 4
 STEPS: Mapping[int, str] = {
@@ -48,29 +48,13 @@ def migrate(db: apsw.Connection, path: str | None, steps: Mapping[int, str] = ST
     """Bring the open database to the newest schema; all steps, or none. The copy is `<path>.before-<newest>`."""
     if version(db) == newest:
         return
-    db.execute("BEGIN IMMEDIATE")  # whoever comes second waits here, and finds it done
-    try:
+    with alone(db):  # whoever comes second finds it done
         if (found := version(db)) < newest:
             if path is not None:
                 copy_beside(path, newest)
             for step in range(found + 1, newest + 1):
                 db.execute(steps[step])
             db.execute(f"PRAGMA user_version = {newest}")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def version(db: apsw.Connection) -> int:
-    [(found,)] = db.execute("PRAGMA user_version").fetchall()
-    assert isinstance(found, int)
-    return found
-
-
-def check_known(db: apsw.Connection, path: str | None) -> None:
-    if (found := version(db)) > SCHEMA:
-        raise Damaged(f"{path} was made by a newer Simonides (schema {found}, this one knows {SCHEMA}): update it")
 
 
 def copy_beside(path: str, newest: int) -> Path:

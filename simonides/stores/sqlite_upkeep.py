@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import apsw
 
 from .. import words as language
 from ..record import Scope
+from ..sqlite_file import one, rows_of
 from ..store import Health
 from . import rows
 from .sqlite_vectors import empty
@@ -54,35 +53,35 @@ def check(db: apsw.Connection) -> Health:
     """Ask SQLite about the file, and compare what is kept twice."""
     complaints = [
         f"the database file is damaged: {line}; export what can be read, and restore it into a new store"
-        for (line,) in _all(db, "PRAGMA integrity_check(20)")
+        for (line,) in rows_of(db, "PRAGMA integrity_check(20)")
         if line != "ok"
     ]
     for disagreeing, complaint in AGREEMENTS:
-        if found := _one(db, f"SELECT count(*) {disagreeing}"):
+        if found := one(db, f"SELECT count(*) {disagreeing}"):
             complaints.append(complaint.format(found))
     return Health(tuple(complaints), counts(db))
 
 
 def counts(db: apsw.Connection) -> dict[str, int]:
     sql = "SELECT kind, count(*) FROM records WHERE known_until IS NULL GROUP BY kind ORDER BY kind"
-    kinds: dict[str, int] = dict(_all(db, sql))
+    kinds: dict[str, int] = dict(rows_of(db, sql))
     return {
         "records": sum(kinds.values()),
-        "versions": _one(db, "SELECT count(*) FROM records"),
-        "vectors": _one(db, "SELECT count(*) FROM vectors"),
-        "changes": _one(db, "SELECT count(*) FROM changes"),
+        "versions": one(db, "SELECT count(*) FROM records"),
+        "vectors": one(db, "SELECT count(*) FROM vectors"),
+        "changes": one(db, "SELECT count(*) FROM changes"),
         **kinds,
     }
 
 
 def rebuild(db: apsw.Connection) -> None:
     """Make the words again, and mend every other complaint of `check` that names a rebuild."""
-    for (row,) in _all(db, f"SELECT DISTINCT row {STRAY}"):
+    for (row,) in rows_of(db, f"SELECT DISTINCT row {STRAY}"):
         empty(db, row)
     db.execute(f"DELETE {ORPHANED}")
     db.execute(f"DELETE {FORGOTTEN}")
     db.execute("UPDATE realms SET versions = (SELECT count(*) FROM records r WHERE r.realm = realms.realm)")
-    for realm, seq in _all(db, "SELECT realm, max(seq) FROM changes GROUP BY realm"):
+    for realm, seq in rows_of(db, "SELECT realm, max(seq) FROM changes GROUP BY realm"):
         db.execute("UPDATE realms SET head = ? WHERE realm = ?", (seq, realm))
     make_words(db)
 
@@ -90,21 +89,12 @@ def rebuild(db: apsw.Connection) -> None:
 def make_words(db: apsw.Connection) -> None:
     """Throw the words away and make them again from the records."""
     db.execute("INSERT INTO words (words) VALUES ('delete-all')")
-    walls = _all(db, "SELECT realm, tenant, space FROM realms")
+    walls = rows_of(db, "SELECT realm, tenant, space FROM realms")
     scopes = {realm: Scope(tenant=tenant, space=space) for realm, tenant, space in walls}
     last = 0
     sql = f"SELECT r.row, {rows.SELECT} FROM records r WHERE r.row > ? ORDER BY r.row LIMIT 2000"
-    while found := _all(db, sql, (last,)):
+    while found := rows_of(db, sql, (last,)):
         last = found[-1][0]
         records = ((row[0], row[1], rows.as_record(row[1:], scopes[row[1]])) for row in found)
         db.executemany(WORDS, [(row, terms(realm, record.body, record.at)) for row, realm, record in records])
     db.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (str(language.VERSION),))
-
-
-def _all(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
-    return db.execute(sql, values).fetchall()
-
-
-def _one(db: apsw.Connection, sql: str) -> Any:
-    [(found,)] = _all(db, sql)
-    return found

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import apsw
 
+from ..sqlite_file import commits_seen
+
 
 class Watch:
     """A connection that asks for nothing but SQLite's `data_version`, which another connection's commit changes.
@@ -37,14 +39,7 @@ class Watch:
             self._lock.release()
 
     def _version(self) -> int | None:
-        if self._connection is None:
-            return None
-        try:
-            version = self._connection.pragma("data_version")
-        except apsw.Error:
-            return None  # whoever reads because of it will hear why
-        assert isinstance(version, int)
-        return version
+        return commits_seen(self._connection) if self._connection else None
 
     def close(self) -> None:
         with self._lock:

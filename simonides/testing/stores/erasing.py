@@ -13,7 +13,7 @@ from ...kinds import Message
 from ...query import Query
 from ...record import Link, Ref, Span, new_id, now
 from ...store import Batch, Certificate, Store
-from ..records import ANA, every, fact, said
+from ..records import ANA, OTHER, every, fact, said
 from .steps import SPRING, by_words, complaints, found_texts, only, put
 
 
@@ -36,6 +36,20 @@ class Erasing:
         [line] = await store.commit(Batch(erase=(record.ref, record.ref)))
         assert (line.id, line.version, line.kind, line.scope) == (record.id, 0, "message", record.scope)
         assert "secret" not in repr(await store.changes())
+
+    async def test_the_lines_of_erases_are_read_without_the_others(self, store: Store) -> None:
+        records, others = [said(f"secret {n}") for n in range(3)], [said(f"other {n}", OTHER) for n in range(3)]
+        for record, other in zip(records, others, strict=True):
+            await put(store, record, other)
+            await store.commit(Batch(erase=(record.ref,), put=(said("kept"),)))
+            await store.commit(Batch(certificate=Certificate(new_id(), now(), ANA, (record.id,), (), {}, "memory")))
+        await store.commit(Batch(erase=(others[0].ref,)))
+        every_line = await store.changes()
+        erases = [line for line in every_line if not line.version]
+        assert len(erases) == 7 and await store.changes(erases=True) == erases
+        assert await store.changes(after=erases[1].seq, limit=3, erases=True) == erases[2:5]
+        assert await store.changes(after=erases[2].seq - 1, limit=1, erases=True) == erases[2:3]
+        assert await store.changes(after=every_line[-1].seq, erases=True) == []
 
     async def test_erasing_what_is_not_there_is_no_line(self, store: Store) -> None:
         await put(store, said("kept"))
