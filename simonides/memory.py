@@ -624,7 +624,7 @@ class AsyncMemory:
 
     @operation
     async def stats(self) -> dict[str, Any]:
-        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log; and settings."""
+        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log; settings."""
         engine = await self._running()
         return {
             "store": hide(self._url),
