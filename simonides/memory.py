@@ -840,6 +840,10 @@ class AsyncMemory:
         self._store, self._passes = store, self._passing(store, self._followers, index)
         self._sending = sending if self.settings.work == ELSEWHERE else sending.begun()
 
+    async def _grown(self, after: int, wait_s: float) -> int:
+        """Return the last line of the log once it is beyond `after`, or when so many seconds are over."""
+        return await (await self._ready()).grown(after, wait_s)
+
     async def _have_read(self, line: int) -> bool:
         assert self._passes is not None
         return await self._passes.have_read(line)
