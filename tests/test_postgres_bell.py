@@ -168,7 +168,7 @@ async def test_where_no_notification_comes_through_they_look_as_often_as_before(
     schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_bell, "TOLD_S", NEVER)
-    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT %s::text, %s::text")
+    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT 1")
     url = schemas.url()
     reader, writer = await opened(url), await opened(url)
     waiting = await waits(reader, 0)
@@ -184,7 +184,7 @@ async def test_a_notification_that_is_lost_is_made_good_by_a_look(
     url = schemas.url()
     reader, writer = await opened(url), await opened(url)
     waiting = await hears(reader, 0)
-    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT %s::text, %s::text")
+    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT 1")
     await put(writer, said("nobody was told"))
     assert await soon(waiting) == 1
     assert is_told(reader)
@@ -197,7 +197,7 @@ async def test_a_write_neither_waits_for_a_notification_nor_fails_with_it(
     async with store._here.pool.lent():  # type: ignore[union-attr]
         for n in range(3):
             await asyncio.wait_for(store.commit(Batch(put=(said(f"while none is free {n}"),))), LONG_S / 2)
-    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT no_such_function(%s, %s)")
+    monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT no_such_function()")
     await put(store, said("it fails"))
     await asyncio.sleep(2 * postgres_bell.GAP_S)
     await put(store, said("and again"))
@@ -250,7 +250,7 @@ async def test_nothing_is_said_for_nothing(
 async def until_rung(store: PostgresStore) -> None:
     bell = store._here.bell
     assert bell is not None
-    await until(lambda: bell._ringing is None or bell._ringing.done())
+    await until(lambda: bell._due is None and (bell._ringing is None or bell._ringing.done()))
 
 
 async def test_what_is_written_in_quick_succession_is_said_once_and_the_last_when_it_closes(

@@ -9,7 +9,6 @@ connection) they look as often as if there were none.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import secrets
@@ -31,7 +30,7 @@ LINGER_S = 60.0  # for which it is listened after somebody last waited
 AGAIN_S = (0.5, 30.0)  # until a connection that was lost is made anew: from, to
 
 # Whether it survives a crash of the server does not matter, so its commit waits for no disk.
-NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+NOTIFY = "SET LOCAL synchronous_commit = off; NOTIFY {channel}, '{name}'"
 
 log = logging.getLogger("simonides")
 
@@ -42,40 +41,45 @@ class Bell:
     def __init__(self, pool: Pool, growth: Growth) -> None:
         self._pool, self._growth = pool, growth
         self._name = secrets.token_hex(8)
-        self._due = False  # something was written that nobody was told of yet
+        self._due: asyncio.TimerHandle | None = None  # something was written that nobody was told of yet
+        self._rung = float("-inf")  # when they were last told
         self._ringing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._wanted = float("-inf")  # when somebody last waited
         self._told = float("-inf")  # when those who wait were last told
         self._telling: asyncio.TimerHandle | None = None
-        self._ending = asyncio.Event()
+        self._closed = False
         growth.look_s = UNTOLD_S
 
     # -- out -----------------------------------------------------------------------------------------------------
 
     def ring(self) -> None:
         """Tell the others that something was written, in the background; what is written soon after is told at once."""
-        self._due = True
-        if (self._ringing is None or self._ringing.done()) and not self._ending.is_set():
-            self._ringing = asyncio.get_running_loop().create_task(self._ring())
+        if self._due is None and not self._closed:
+            wait = self._rung + GAP_S - time.monotonic()
+            self._due = asyncio.get_running_loop().call_later(max(wait, 0.0), self._ring)
 
-    async def _ring(self) -> None:
-        said = self._pool.address.schema, self._name
-        while self._due:
-            self._due = False
-            try:
-                await asyncio.wait_for(self._pool.read([], lambda db: db.execute(NOTIFY, said)), SEND_S)
-            except (SimonidesError, psycopg.Error, TimeoutError) as error:
-                log.debug("others are not told of what was written, and find it when they look: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), GAP_S)
+    def _ring(self) -> None:
+        self._due, self._rung = None, time.monotonic()
+        if self._ringing is None or self._ringing.done():
+            self._ringing = asyncio.get_running_loop().create_task(self._say())
+        else:
+            self.ring()
+
+    async def _say(self) -> None:
+        sql = NOTIFY.format(channel=quoted(self._pool.address.schema), name=self._name)
+        try:
+            async with asyncio.timeout(SEND_S), self._pool.lent() as db:
+                await db.execute(sql)
+        except (SimonidesError, psycopg.Error, TimeoutError) as error:
+            log.debug("others are not told of what was written, and find it when they look: %s", error)
 
     # -- in ------------------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Somebody waits: listen, in the background."""
         self._wanted = time.monotonic()
-        if (self._listening is None or self._listening.done()) and not self._ending.is_set():
+        if (self._listening is None or self._listening.done()) and not self._closed:
             self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     async def _listen(self) -> None:
@@ -122,13 +126,17 @@ class Bell:
     # -- both ----------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Send what is due, listen no more."""
-        self._ending.set()
+        """Say what is due, listen no more."""
+        self._closed = True
         if self._telling:
             self._telling.cancel()
-        if self._ringing:
-            await asyncio.wait([self._ringing], timeout=CLOSE_S)
-        tasks = [task for task in (self._ringing, self._listening) if task]
+        ringing = [self._ringing] if self._ringing else []
+        if self._due:
+            self._due.cancel()
+            ringing.append(asyncio.get_running_loop().create_task(self._say()))
+        if ringing:
+            await asyncio.wait(ringing, timeout=CLOSE_S)
+        tasks = [*ringing, *([self._listening] if self._listening else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
