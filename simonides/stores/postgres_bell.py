@@ -22,8 +22,7 @@ from ..postgresql import quoted
 from .postgres_pool import Pool
 
 GAP_S = 0.05  # between two notifications, and between two times that those who wait are told
-SEND_S = 5.0  # that a notification may take
-CLOSE_S = 1.0  # the same where somebody waits for it
+CLOSE_S = 1.0  # that closing waits for the last one
 TOLD_S = (2.0, 2.0)  # between two looks of who hears of what is written: from, to
 UNTOLD_S = (0.01, 0.25)  # the same of who does not
 LINGER_S = 60.0  # for which it is listened after somebody last waited
@@ -69,9 +68,9 @@ class Bell:
     async def _say(self) -> None:
         sql = NOTIFY.format(channel=quoted(self._pool.address.schema), name=self._name)
         try:
-            async with asyncio.timeout(SEND_S), self._pool.lent() as db:
+            async with self._pool.lent() as db:
                 await db.execute(sql)
-        except (SimonidesError, psycopg.Error, TimeoutError) as error:
+        except (SimonidesError, psycopg.Error) as error:
             log.debug("others are not told of what was written, and find it when they look: %s", error)
 
     # -- in ------------------------------------------------------------------------------------------------------
