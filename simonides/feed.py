@@ -28,8 +28,9 @@ from .store import Batch, Change, Cursor, Store
 from .turn import Turn
 
 QUIET_S = 5.0  # without a parcel while there is something new, and a worker reads from the store itself
+QUIET_LOOKS = 10  # at what is new, in that time
 IDLE_S = 0.5  # between two times that the places of shards in which nothing happens are moved
-LOOK_S = 0.02, 0.1  # between two looks of the relay at the log: from, to
+LOOK_S = 0.02, 0.1  # between two looks at what is ours, and at what the broker brings
 TURN_S = 1.0  # between two looks whether it is our turn to relay
 WAIT_S = 0.5, 30.0  # of the relay after a failure: from, to
 WINDOW, WINDOWS = 1024, 8  # lines of the log that are read from the store at a time, and how often in a row
@@ -142,22 +143,20 @@ class Relay:
     def __init__(self, store: Store, carrier: Carrier) -> None:
         self.name = f"feed/{carrier.name}"
         self._store, self._carrier, self._turn = store, carrier, Turn(store, self.name)
+        self._place = 0  # the line up to which all was published, as we last knew
 
     async def run(self) -> None:
         """Publish what is written, as it is written, for ever."""
-        pause, wait = LOOK_S[0], WAIT_S[0]
+        wait = WAIT_S[0]
         try:
             while True:
                 try:
                     if not await self._turn.mine():
                         await asyncio.sleep(TURN_S)
                         continue
-                    if await self.step():
-                        pause = LOOK_S[0]
-                        continue
-                    wait = WAIT_S[0]
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, LOOK_S[1])
+                    if not await self.step():
+                        wait = WAIT_S[0]
+                        await self._store.grown(self._place, TURN_S)
                 except SimonidesError as error:
                     log.warning("the log is not carried to the workers, who read the store meanwhile: %s", error)
                     await asyncio.sleep(wait)
@@ -173,6 +172,7 @@ class Relay:
         place = was = await self._store.cursor(self.name)
         if not place:
             place = max(await self._store.head() - STEP, 0)
+        self._place = place
         changes = await self._store.changes(after=place, limit=STEP)
         if not changes:
             return False
@@ -381,7 +381,7 @@ class FeedSource:
 
     async def _sweep(self) -> None:
         """Read from the store what no parcel has brought for too long."""
-        if (present := time.monotonic()) - self._looked < LOOK_S[1]:
+        if (present := time.monotonic()) - self._looked < self._quiet_s / QUIET_LOOKS:
             return
         self._looked, head = present, await self._store.head()
         for p in self._numbers:

@@ -766,6 +766,10 @@ class AsyncMemory:
         await self._engine.turn()
         return self._engine
 
+    async def _grown(self, after: int, wait_s: float) -> int:
+        """Return the last line of the log once it is beyond `after`, or when so many seconds are over."""
+        return await (await self._ready()).grown(after, wait_s)
+
     def _opened_cache(self, whatever: bool) -> Cache | None:
         """Return the cache of the settings; where not `whatever` they name is wanted, only one that others share."""
         found = open_cache(self.settings.cache)

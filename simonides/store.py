@@ -255,6 +255,15 @@ class Store(Protocol):
         """
         ...
 
+    async def grown(self, after: int, wait_s: float) -> int:
+        """Return the number of the log's last line as soon as it is beyond `after`, whoever writes; or as it is when so
+        many seconds are over.
+
+        What is written through this store ends the wait at once, and what another process writes ends it soon: the
+        store looks, or is told (see `growth.py`). Closing the store ends it with Invalid.
+        """
+        ...
+
     async def cursor(self, name: str) -> int:
         """Return how far the named follower has read; 0 if it never did."""
         ...

@@ -44,7 +44,7 @@ log = logging.getLogger("simonides.worker")
 
 WINDOW = 1024  # lines of the log that are read at a time
 WINDOWS = 8  # at most so many for one portion a shard
-LOOK_S = (0.01, 0.25)  # between two looks whether something was written: from, to
+PAUSE_S = 0.05  # where all that was written is others'
 IDLE_S = 0.1  # between two moves of the places of shards in which nothing happens
 BATCH_S, LEAST = 4.0, 16  # what a batch is to take at most, where the embedder is slow; and changes at least
 WAIT_S = 1.0  # how long a source may wait for something
@@ -89,20 +89,29 @@ class StoreSource:
                 log.warning("no heartbeat: %s", error if isinstance(error, SimonidesError) else type(error).__name__)
 
     async def take(self, limit: int, wait_s: float) -> Sequence[Portion]:
-        until, pause = time.monotonic() + wait_s, LOOK_S[0]
+        until = time.monotonic() + wait_s
         while True:
             async with self._taking:
-                portions = await self._next(limit)
-                self._leases.busy |= {portion.shard for portion in portions}
-            if portions or time.monotonic() + pause > until:
-                return portions
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LOOK_S[1])
+                free = await self._free()
+                place = min((self._places[k][1] for k in free), default=None)
+            if place is not None and await self._store.grown(place, until - time.monotonic()) > place:
+                async with self._taking:
+                    portions = await self._next(limit)
+                    self._leases.busy |= {portion.shard for portion in portions}
+                if portions:
+                    return portions
+            if (left := until - time.monotonic()) <= 0:
+                return []
+            await asyncio.sleep(min(PAUSE_S, left))
 
-    async def _next(self, limit: int) -> list[Portion]:
+    async def _free(self) -> set[int]:
+        """Return the shards that are ours and of which nothing is under way; where they stand is known then."""
         free = self._leases.held.keys() - self._leases.leaving - self._leases.busy
         await self._know(free)
-        if not free or await self._store.head() <= min(self._places[k][1] for k in free):
+        return free
+
+    async def _next(self, limit: int) -> list[Portion]:
+        if not (free := await self._free()):
             return []
         behind = sorted(free, key=lambda k: self._places[k][1])[: ceil(len(self._leases.held) / self._at_once)]
         found, upto = await self._read(frozenset(behind), limit)

@@ -474,6 +474,7 @@ async def test_what_is_measured_is_what_it_was() -> None:
     observer = observe.Observer()
     store = observer.around("store", SqliteStore("sqlite:///:memory:"))
     assert await store.head() == 0 and store.folder is None
+    assert await store.grown(0, 0.01) == 0  # a wait, which says nothing about the store
     embedder = observer.around("embedder", HashingEmbedder())
     assert isinstance(embedder, TokenEmbedder) == isinstance(HashingEmbedder(), TokenEmbedder)
     assert (await embedder.embed(["a"])).shape == (1, embedder.dimension)
@@ -481,6 +482,7 @@ async def test_what_is_measured_is_what_it_was() -> None:
     with pytest.raises(Exception):  # noqa: B017
         await store.head()
     assert 'simonides_part_errors_total{operation="head",part="store"} 1.0' in observer.told([]).decode()
+    assert "grown" not in observer.told([]).decode()
 
 
 # -- traces -------------------------------------------------------------------------------------------------------

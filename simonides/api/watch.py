@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from ..errors import SimonidesError
 from ..memory import AsyncMemory
 
-LOOK_S = 0.1  # between two looks at the log
+PAUSE_S = 0.1  # after the log has grown: what is written meanwhile is told at once
+WAIT_S = 1.0  # for the log to grow, before it is seen whether anybody still waits
 
 
 class Watch:
@@ -38,11 +39,12 @@ class Watch:
     async def _look(self, memory: AsyncMemory) -> None:
         while self._waiting:
             try:
-                place = (await memory.position()).written
-            except SimonidesError:
-                place = self._place  # those who wait find out for themselves
+                place = await memory._grown(self._place, WAIT_S)
+            except SimonidesError:  # those who wait find out for themselves
+                await asyncio.sleep(PAUSE_S)
+                continue
             if place != self._place:
                 async with self._moved:
                     self._place = place
                     self._moved.notify_all()
-            await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(PAUSE_S)

@@ -30,6 +30,7 @@ import numpy as np
 
 from .. import words as language
 from ..errors import Conflict, Invalid
+from ..growth import Growth
 from ..query import Place, Query
 from ..record import TICK, Record, Ref, Scope, Span, now
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store, check_log
@@ -59,6 +60,7 @@ class MemoryStore:
         self._groups: dict[tuple[tuple[str, str], str], _Group] = {}  # by realm and model
         self._groups_made = 0
         self._terms: dict[tuple[Ref, int], Counter[str]] = {}  # of the versions that were searched
+        self._growth = Growth()
         self._frozen = False  # a snapshot
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -95,6 +97,8 @@ class MemoryStore:
         lines = self._copy_log(batch.log) if batch.log else self._write_log(draft.lines)
         there = [name for name in batch.followed if lines and before and self._cursors.get(name) == before]
         self._cursors |= dict.fromkeys(there, len(self._log))
+        if lines:
+            self._growth.stir()
         return Lines(lines, there)
 
     def _copy_log(self, lines: Sequence[Change]) -> list[Change]:
@@ -233,6 +237,9 @@ class MemoryStore:
     async def head(self, scope: Scope | None = None) -> int:
         return len(self._log) if scope is None else self._heads.get(scope.realm, 0)
 
+    async def grown(self, after: int, wait_s: float) -> int:
+        return await self._growth.beyond(self.head, after, wait_s)
+
     async def cursor(self, name: str) -> int:
         return self._cursors.get(name, 0)
 
@@ -346,7 +353,7 @@ class MemoryStore:
         return Health((), await self.counts())
 
     async def close(self) -> None:
-        pass
+        self._growth.close()
 
 
 class _Draft:

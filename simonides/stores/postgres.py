@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from psycopg import Connection
 
 from ..errors import Invalid, SimonidesError
+from ..growth import Growth
 from ..query import Query
 from ..record import Record, Ref, Scope
 from ..store import Batch, Change, Cursor, Embedding, Extent, Health, Letter, Lines, Store
 from . import rows
+from .postgres_bell import Bell
 from .postgres_bytes import scrub
 from .postgres_errors import translated
 from .postgres_migrations import prepare
@@ -113,6 +115,7 @@ class Parts:
     pool: Pool | Frozen
     writer: Writer | Refusing
     replica: Replica | None
+    bell: Bell | None
 
 
 class PostgresStore:
@@ -127,6 +130,7 @@ class PostgresStore:
         self._read_from = parsed(read_url) if read_url else None
         self._parts: Parts | None = None
         self._head = 0  # the last that was told
+        self._growth = Growth()
         self._words = Words()
         self._places: dict[tuple[tuple[str, str], str], int] = {}  # the row where `owners` met an id
         self._fresh, self._many = 0, COUNTED_AT  # rows written since they were last counted, and when to count again
@@ -141,7 +145,7 @@ class PostgresStore:
                 raise Invalid("this memory is closed")
             pool = Pool(self._address)
             replica = Replica(pool, self._read_from) if self._read_from else None
-            self._parts = Parts(pool, Writer(pool), replica)
+            self._parts = Parts(pool, Writer(pool), replica, Bell(pool, self._growth))
         return self._parts
 
     @contextlib.asynccontextmanager
@@ -152,13 +156,16 @@ class PostgresStore:
             return
         async with frozen(pool) as moment:
             one = copy.copy(self)
-            one._parts, one._words, one._places = Parts(moment, Refusing(), None), Words(), {}
+            one._parts, one._words, one._places = Parts(moment, Refusing(), None, None), Words(), {}
             yield one
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
         lines = await self._here.writer.commit(batch, cursor)
+        if lines and self._here.bell:
+            self._growth.stir()
+            self._here.bell.ring()
         self._count(len(lines) + len(batch.embeddings))
         await self._follow()
         return lines
@@ -291,6 +298,11 @@ class PostgresStore:
             await self._follow()
         return int(seq)
 
+    async def grown(self, after: int, wait_s: float) -> int:
+        if self._here.bell:
+            self._here.bell.listen()
+        return await self._growth.beyond(self.head, after, wait_s)
+
     async def cursor(self, name: str) -> int:
         found = await self._everywhere("SELECT seq FROM cursors WHERE name = %s", (kept(name),))
         return int(found[0][0]) if found else 0
@@ -420,8 +432,11 @@ class PostgresStore:
         self._closed = True
         if self._counting:
             await asyncio.wait([self._counting])
+        self._growth.close()
         if self._parts:
             await self._parts.writer.close()
+            if self._parts.bell:
+                await self._parts.bell.close()
             await self._parts.pool.close()
             if self._parts.replica:
                 await self._parts.replica.close()

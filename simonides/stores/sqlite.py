@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from .. import words as language
 from ..errors import Conflict, Damaged, Invalid
+from ..growth import Growth
 from ..query import Query
 from ..record import Record, Ref, Scope, Span, now
 from ..sqlite_file import BUSY_MS, alone, check_known, is_anothers, translated, version, write_ahead
@@ -100,12 +101,15 @@ class SqliteStore:
         self._mine = threading.local()
         self._open: list[apsw.Connection] = []
         self._asked = 0  # reads under way, or waiting for a reader
+        self._growth = Growth()
         self._frozen = False  # a snapshot: its one reader stays in one transaction
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch, *, cursor: Cursor | None = None) -> Lines:
         lines: Lines = await self._writer.together(lambda db: self._commit(db, batch, cursor))
+        if lines:
+            self._growth.stir()
         return lines
 
     def _commit(self, db: apsw.Connection, batch: Batch, cursor: Cursor | None) -> Lines:
@@ -412,6 +416,9 @@ class SqliteStore:
             return seen, _head(db)
         return seen, int(_one(db, "SELECT head FROM realms WHERE tenant = ? AND space = ?", realm) or 0)
 
+    async def grown(self, after: int, wait_s: float) -> int:
+        return await self._growth.beyond(self.head, after, wait_s)
+
     async def cursor(self, name: str) -> int:
         return await self._read(lambda db: _place(db, name))
 
@@ -615,6 +622,7 @@ class SqliteStore:
             connection.close()
 
     async def close(self) -> None:
+        self._growth.close()
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._watch.close()

@@ -15,6 +15,7 @@ from .concurrency import Concurrency
 from .copying import Copying
 from .erasing import Erasing
 from .finding import Finding
+from .growing import Growing
 from .keys import Keys
 from .letters import Letters
 from .paging import Paging
@@ -36,6 +37,7 @@ class StoreSuite(
     Writing,
     Keys,
     Concurrency,
+    Growing,
     Restoring,
     Erasing,
     Clocks,
