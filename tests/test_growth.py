@@ -7,9 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from conftest import open_store
 
-from simonides import AsyncMemory
+from simonides import AsyncMemory, Invalid
 from simonides.api.watch import Watch
 from simonides.growth import Growth
 from simonides.testing.records import said
@@ -54,6 +55,33 @@ async def test_who_waits_in_another_thread_is_told() -> None:
     log[0] = 7
     growth.stir()
     assert await asyncio.wait_for(waiting, LONG_S / 2) == 7
+
+
+async def test_what_is_written_while_somebody_looks_is_not_missed() -> None:
+    growth, log = Growth((LONG_S, LONG_S)), [0]
+
+    async def head() -> int:
+        found = log[0]
+        if not found:
+            log[0] = 7
+            growth.stir()
+            await asyncio.sleep(0)
+        return found
+
+    assert await asyncio.wait_for(growth.beyond(head, 0, LONG_S), LONG_S / 2) == 7
+
+
+async def test_closing_ends_every_wait_at_once() -> None:
+    growth = Growth((LONG_S, LONG_S))
+
+    async def head() -> int:
+        return 0
+
+    waiting = asyncio.create_task(growth.beyond(head, 0, LONG_S))
+    await asyncio.sleep(0.01)
+    growth.close()
+    with pytest.raises(Invalid):
+        await asyncio.wait_for(waiting, LONG_S / 2)
 
 
 async def test_all_who_watch_a_log_are_told_and_it_is_looked_at_no_longer_than_one_does(home: Path) -> None:

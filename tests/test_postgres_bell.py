@@ -199,7 +199,9 @@ async def test_a_write_neither_waits_for_a_notification_nor_fails_with_it(
             await asyncio.wait_for(store.commit(Batch(put=(said(f"while none is free {n}"),))), LONG_S / 2)
     monkeypatch.setattr(postgres_bell, "NOTIFY", "SELECT no_such_function()")
     await put(store, said("it fails"))
-    await asyncio.sleep(2 * postgres_bell.GAP_S)
+    await until_rung(store)
+    bell = store._here.bell
+    assert bell and bell._ringing and bell._ringing.exception() is None
     await put(store, said("and again"))
     assert await store.head() == 5
 
