@@ -19,9 +19,10 @@ from simonides.query import Query
 from simonides.record import Scope
 from simonides.serving import hide
 from simonides.store import Batch, Change, Cursor, Letter, Lines, Store
+from simonides.stores import postgres_known, postgres_pool, postgres_writer, postgres_written
 from simonides.stores import postgres_migrations as migrations
-from simonides.stores import postgres_pool, postgres_writer
 from simonides.stores.postgres import PostgresStore
+from simonides.stores.postgres_trip import Answer, Trip
 from simonides.stores.postgres_url import parsed
 from simonides.testing.records import ANA, OTHER, TEAM, every, said
 from simonides.testing.stores.steps import SPRING, by_words, complaints, embedded, found_texts, put
@@ -50,28 +51,20 @@ class Held:
     """Holds the commits of one store just before they end, with all that they wrote sent to the server."""
 
     def __init__(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.there, self.go = asyncio.Event(), asyncio.Event()
-        write = postgres_writer.write
+        self.there, self.go = there, go = asyncio.Event(), asyncio.Event()
 
-        async def held(db: postgres_pool.Db, plan: Any) -> Any:
-            if db is not store._here.writer._db:
-                return await write(db, plan)
-            execute = db.execute
+        class Waiting(Trip):
+            async def __aexit__(self, *failure: Any) -> None:
+                if self._db is store._here.writer._db:
+                    commit = self._asked.pop()
+                    assert commit[0] == "COMMIT"
+                    await super().__aexit__(*failure)
+                    there.set()
+                    await go.wait()
+                    self._asked = [commit]
+                await super().__aexit__(*failure)
 
-            async def waiting(sql: Any, *values: Any, **more: Any) -> Any:
-                if sql == "COMMIT":
-                    await (await execute("SELECT 1")).fetchall()
-                    self.there.set()
-                    await self.go.wait()
-                return await execute(sql, *values, **more)
-
-            db.execute = waiting  # type: ignore[method-assign]
-            try:
-                return await write(db, plan)
-            finally:
-                db.execute = execute  # type: ignore[method-assign]
-
-        monkeypatch.setattr(postgres_writer, "write", held)
+        monkeypatch.setattr(postgres_written, "Trip", Waiting)
 
 
 async def test_a_line_never_becomes_visible_behind_one_that_was_read(
@@ -132,23 +125,72 @@ async def test_an_add_is_one_transaction_of_few_statements(
     await store.commit(Batch(put=(record,), embeddings=(embedded(record),)))
     await store.commit(Batch(), cursor=Cursor("reader", 0, 1))
     for _ in range(2):
-        sent = await _sent(store, monkeypatch)
-        record = said("one")
+        record, sent = said("one"), _sent(monkeypatch)
         batch = Batch(put=(record,), embeddings=(embedded(record),), followed=("reader",))
         assert (await store.commit(batch)).followed == {"reader"}
-        assert (sent.count("BEGIN"), sent.count("COMMIT")) == (1, 1) and len(sent) <= 9
+        assert [sent.count(each) for each in ("BEGIN", "COMMIT", "")] == [1, 1, 2] and len(sent) <= 8 + 2
+        monkeypatch.undo()
 
 
-async def _sent(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the statements that the writer sends from now on, as they come."""
-    sent, db = list[str](), await store._here.writer._connection()
-    execute = psycopg.AsyncConnection.execute
+async def test_what_is_new_is_not_looked_for_and_found_all_the_same(
+    schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(schemas.url())
+    await put(store, said("first"))
+    new, old = said("one"), said("two", id="two")
+    looks = postgres_known.LAST.format(among="= %s")
 
-    async def noted(sql: Any, *values: Any, **more: Any) -> Any:
+    async def looked(batch: Batch) -> tuple[int, int, int]:
+        """Return how many lines were written, in how many tries, and how often something was looked for."""
+        with monkeypatch.context() as within:
+            sent = _sent(within)
+            lines = await store.commit(batch)
+        assert sent.count(looks) == sent.count(postgres_pool.PLANNED_ANEW)  # and planned for the values it has
+        return len(lines), sent.count("BEGIN"), sent.count(looks)
+
+    assert (await looked(Batch(put=(new,))), await looked(Batch(put=(old,)))) == ((1, 1, 0), (1, 1, 1))
+    assert (await looked(Batch(put=(new,))), await looked(Batch(put=(old,)))) == ((0, 2, 1), (0, 1, 1))
+    other = said("three")
+    assert await looked(Batch(put=(other, new))) == (1, 2, 1)
+    with pytest.raises(Conflict):
+        await put(store, said("another", id=new.id))
+    assert await looked(Batch(put=(new.revise(body=said("one more").body),))) == (1, 1, 1)
+    assert len(await store.changes()) == 5
+    assert await complaints(store) == ()
+
+
+async def test_what_is_only_written_is_planned_once_and_what_is_looked_for_each_time(
+    schemas: Schemas, opened: Open
+) -> None:
+    store = await opened(schemas.url())
+    await put(store, said("first"))
+    db = store._here.writer._db
+    assert db is not None
+
+    async def modes(db: postgres_pool.Db) -> tuple[str, str]:
+        sql = "SELECT current_setting('plan_cache_mode'), current_setting('enable_seqscan')"
+        return (await postgres_pool.fetch(db, sql))[0]
+
+    assert await modes(db) == ("force_generic_plan", "off")
+    assert await store._here.writer.alone(modes) == ("force_custom_plan", "on")
+    assert await store._here.pool.read([], modes) == ("force_custom_plan", "on")
+    assert await modes(db) == ("force_generic_plan", "off")
+
+
+def _sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the statements that the writer sends from now on, as they come, and "" where it waits for answers."""
+    sent, ask, make = list[str](), Trip.ask, Trip.__aexit__
+
+    def noted(trip: Trip, sql: str, *values: Any) -> Answer:
         sent.append(sql)
-        return await execute(db, sql, *values, **more)
+        return ask(trip, sql, *values)
 
-    monkeypatch.setattr(db, "execute", noted)
+    async def made(trip: Trip, *failure: Any) -> None:
+        sent.append("")
+        await make(trip, *failure)
+
+    monkeypatch.setattr(Trip, "ask", noted)
+    monkeypatch.setattr(Trip, "__aexit__", made)
     return sent
 
 

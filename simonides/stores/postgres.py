@@ -33,10 +33,11 @@ from .postgres_bell import Bell
 from .postgres_bytes import scrub
 from .postgres_errors import translated
 from .postgres_migrations import prepare
-from .postgres_pool import Db, Pool, Sent, connect, fetch, fetched
+from .postgres_pool import Pool, Sent, connect, fetch, fetched
 from .postgres_replica import Replica, place
 from .postgres_rows import Numbers, as_record, bound, given, kept, numbers, term_number, unbound, where
 from .postgres_snapshot import ONLY_READ, Frozen, Refusing, frozen
+from .postgres_trip import Db
 from .postgres_upkeep import COUNTS, as_counts, check, rebuild
 from .postgres_url import parsed
 from .postgres_vectors import drop

@@ -6,18 +6,21 @@ locks the head at once, so that its last line stays the last.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..record import Ref, Scope
+from ..record import Record, Ref, Scope, began
 from ..store import Batch, Cursor
 from . import rows
 from .postgres_plan import NOTHING, Group, Known, Last, Name, Walls
-from .postgres_pool import Db, fetch, see
+from .postgres_pool import PLANNED_ANEW, TENANTS
 from .postgres_rows import about, array, as_record, bound, kept, unbound
+from .postgres_trip import Answer, Db, Trip
 
 BLOCK = 1000  # numbers of rows that the sequence gives at once; see the schema
 
+FRESH_MS = 60_000  # how old an id is at most that is taken for new: it was made by us, so nobody else has it
 # Where a statement is told which realms it is about, beside joining them, it is planned for their partitions alone.
 LOCK = "SELECT (SELECT seq FROM log) FROM realms WHERE realm = ANY(%s::int[]) ORDER BY realm FOR UPDATE"
 PLACES = "SELECT name, seq FROM cursors WHERE name = ANY(%s::text[]) ORDER BY name FOR UPDATE"
@@ -91,14 +94,16 @@ class Numbers:
 async def numbers_of(db: Db, walls: Collection[Walls]) -> dict[Walls, int]:
     """Return the numbers of those of the realms that are there."""
     tenants, spaces = ([kept(wall[place]) for wall in walls] for place in (0, 1))
-    async with db.pipeline():
-        await _see(db, walls)
-        found = await fetch(db, REALMS, (tenants, spaces))
-    return {(tenant, space): realm for tenant, space, realm in map(unbound, found)}
+    async with Trip(db) as trip:
+        trip.ask("BEGIN")
+        trip.ask(TENANTS, (_tenants(walls),))
+        found = trip.ask(REALMS, (tenants, spaces))
+        trip.ask("COMMIT")
+    return {(tenant, space): realm for tenant, space, realm in _all(found)}
 
 
-async def _see(db: Db, walls: Collection[Walls]) -> None:
-    await see(db, sorted({tenant for tenant, _ in walls}))
+def _tenants(walls: Collection[Walls]) -> str:
+    return str(array([kept(tenant) for tenant in sorted({tenant for tenant, _ in walls})]))
 
 
 async def load(
@@ -108,15 +113,21 @@ async def load(
     realms: dict[Walls, int],
     walls: Collection[Walls],
     numbers: Numbers,
+    *,
+    sure: bool,
 ) -> Known:
-    """Begin a transaction that sees what the commits name; lock, and return what is there."""
+    """Begin a transaction that sees what the commits name; lock, and return what is there.
+
+    Unless it is to be `sure`, what bears an id of a moment ago is not looked for: if it is there, writing it fails.
+    """
     known = Known(realms=dict(realms))
     here = sorted(realms.values())
     written = [record for batch in batches for record in (*batch.put, *batch.restore)]
     erased = [ref for batch in batches for ref in batch.erase if (ref.tenant, ref.space) in realms]
     embeddings = [one for batch in batches for one in batch.embeddings]
     keyed = list({(r.scope.realm, r.kind, r.body.key) for r in written if r.body.key and r.scope.realm in realms})
-    refs = list({*(r.ref for r in written if r.scope.realm in realms), *erased})
+    looked_for = written if sure else [record for record in written if not _is_fresh(record)]
+    refs = list({*(r.ref for r in looked_for if r.scope.realm in realms), *erased})
     mine = {(r.ref, r.version) for r in written}
     embedded = {(e.ref, e.version) for e in embeddings if (e.ref.tenant, e.ref.space) in realms}
     named = list(embedded - mine)
@@ -125,48 +136,52 @@ async def load(
     new = [wall for wall in walls if wall not in realms]
     copies = any(batch.log for batch in batches)
 
-    async def ask(sql: str, *values: Any, when: bool = True) -> Any:
-        given = [array(bound(one)) if isinstance(one, list) else one for one in values]
-        return await db.execute(sql, given) if when else None
+    trip = Trip(db)
 
-    async def among(sql: str, which: list[int], *values: Any) -> Any:
+    def ask(sql: str, *values: Any, when: bool = True) -> Answer | None:
+        return trip.ask(sql, bound(values)) if when else None
+
+    def among(sql: str, which: list[int], *values: Any) -> Answer | None:
         told, given = about(sql, which, (which, *values))
-        return await ask(told, *given, when=bool(which))
+        return ask(told, *given, when=bool(which))
 
     def of(realm: Walls) -> int:
         return realms.get(realm, 0)
 
-    async with db.pipeline():
-        await db.execute("BEGIN")
-        await _see(db, walls)
-        head = await ask(LOCK, here, when=bool(here))
-        await ask(FIRST_PLACES, names, when=bool(names))
-        places = await ask(PLACES, names, when=bool(names))
+    async with trip:
+        trip.ask("BEGIN")
+        if walls:
+            trip.ask(TENANTS, (_tenants(walls),))
+        if refs or keyed or named or copies:
+            trip.ask(PLANNED_ANEW)
+        head = ask(LOCK, here, when=bool(here))
+        ask(FIRST_PLACES, names, when=bool(names))
+        places = ask(PLACES, names, when=bool(names))
         if copies or not here:
-            head = await ask(f"SELECT seq FROM log{' FOR UPDATE' if copies else ''}")
-        last = await among(LAST, *_ids(refs, of))
-        bearers = await among(BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed])
-        stored = await among(STORED, *_ids(erased, of))
-        its_rows = await among(ROWS, *_ids([r for r, _ in named], of), [v for _, v in named])
-        groups = await ask(GROUPS, [of(w) for w, _ in models], [m for _, m in models], when=bool(models))
-        new_realms = await ask(NEW_REALMS, len(new), when=bool(new))
+            head = ask(f"SELECT seq FROM log{' FOR UPDATE' if copies else ''}")
+        last = among(LAST, *_ids(refs, of))
+        bearers = among(BEARERS, [of(n[0]) for n in keyed], [n[1] for n in keyed], [n[2] for n in keyed])
+        stored = among(STORED, *_ids(erased, of))
+        its_rows = among(ROWS, *_ids([r for r, _ in named], of), [v for _, v in named])
+        groups = ask(GROUPS, [of(w) for w, _ in models], [m for _, m in models], when=bool(models))
+        new_realms = ask(NEW_REALMS, len(new), when=bool(new))
         blocks = numbers.missing(len(written))
-        new_rows = await ask(NEW_ROWS, blocks, when=bool(blocks))
+        new_rows = ask(NEW_ROWS, blocks, when=bool(blocks))
 
-    known.cursors = dict(await _all(places))
-    known.new_realms = dict(zip(new, [n for (n,) in await _all(new_realms)], strict=True))
-    numbers.add([n for (n,) in await _all(new_rows)])
-    for n, *columns in await _all(last):
+    known.cursors = dict(_all(places))
+    known.new_realms = dict(zip(new, [n for (n,) in _all(new_realms)], strict=True))
+    numbers.add([n for (n,) in _all(new_rows)])
+    for n, *columns in _all(last):
         known.last[refs[n - 1]] = _last(columns)
-    for n, id, *columns in await _all(bearers):
+    for n, id, *columns in _all(bearers):
         one = _last(columns)
         name: Name = (keyed[n - 1][0], one.kind, one.key or "", one.owner)
         known.bearers.setdefault(name, {})[id] = one
-    for n, row, *columns in await _all(stored):
+    for n, row, *columns in _all(stored):
         known.stored.setdefault(erased[n - 1], []).append((row, as_record(columns, _walls(erased[n - 1]))))
-    known.rows = {named[n - 1]: row for n, row in await _all(its_rows)}
-    known.groups = {models[n - 1]: Group(*columns) for n, *columns in await _all(groups)}
-    known.head = (await head.fetchall())[0][0]
+    known.rows = {named[n - 1]: row for n, row in _all(its_rows)}
+    known.groups = {models[n - 1]: Group(*columns) for n, *columns in _all(groups)}
+    known.head = next(_all(head))[0]
     there = list({each for each in mine if each[1] <= known.last.get(each[0], NOTHING).version})
     await _load_more(db, known, there, embedded, [model for model in models if model not in known.groups], of)
     return known
@@ -185,18 +200,26 @@ async def _load_more(
     """
     if there:
         values = (*_ids([ref for ref, _ in there], of), [version for _, version in there])
-        for n, *columns in await fetch(db, *about(CONTENTS, values[0], values)):
+        async with Trip(db) as trip:
+            contents = trip.ask(*about(CONTENTS, values[0], values))
+            its_rows = None if embedded.isdisjoint(there) else trip.ask(*about(ROWS, values[0], values))
+        for n, *columns in contents.rows:
             known.contents[there[n - 1]] = as_record(columns, _walls(there[n - 1][0]))
-        if not embedded.isdisjoint(there):
-            found = await fetch(db, *about(ROWS, values[0], values))
-            known.rows |= {there[n - 1]: row for n, row in found if there[n - 1] in embedded}
+        known.rows |= {there[n - 1]: row for n, row in _all(its_rows) if there[n - 1] in embedded}
     if known.rows:
         realms = [of((ref.tenant, ref.space)) for ref, _ in known.rows]
-        found = await fetch(db, *about(EMBEDDED, realms, (realms, list(known.rows.values()))))
-        known.embedded = {(grp, row) for grp, row in found}
+        async with Trip(db) as trip:
+            found = trip.ask(*about(EMBEDDED, realms, (realms, list(known.rows.values()))))
+        known.embedded = {(grp, row) for grp, row in found.rows}
     if unnumbered:
-        found = await fetch(db, NEW_GROUPS, (len(unnumbered),))
-        known.new_groups = dict(zip(unnumbered, [n for (n,) in found], strict=True))
+        async with Trip(db) as trip:
+            found = trip.ask(NEW_GROUPS, (len(unnumbered),))
+        known.new_groups = dict(zip(unnumbered, [n for (n,) in found.rows], strict=True))
+
+
+def _is_fresh(record: Record) -> bool:
+    made = began(record.id) if record.version == 1 else None
+    return made is not None and abs(made - time.time() * 1000) < FRESH_MS
 
 
 def _ids(refs: Sequence[Ref], of: Any) -> tuple[list[int], list[str]]:
@@ -207,8 +230,8 @@ def _walls(ref: Ref) -> Scope:
     return Scope(tenant=ref.tenant, space=ref.space)
 
 
-async def _all(cursor: Any) -> Iterator[tuple[Any, ...]]:
-    return map(unbound, await cursor.fetchall()) if cursor else iter(())
+def _all(answer: Answer | None) -> Iterator[tuple[Any, ...]]:
+    return map(unbound, answer.rows) if answer else iter(())
 
 
 def _last(columns: Sequence[Any]) -> Last:

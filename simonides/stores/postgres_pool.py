@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, Connection
+from psycopg import AsyncCursor, Connection
 from psycopg.pq import TransactionStatus
 
 from ..errors import Invalid, Unavailable
 from ..postgresql import quoted
 from .postgres_errors import lost, translated
 from .postgres_rows import array, kept
+from .postgres_trip import Db
 from .postgres_url import Address
 
 WAIT_S = 30.0  # how long a connection is waited for when all are lent
 
 T = TypeVar("T")
-Db = AsyncConnection[Any]
 Sent = AsyncCursor[Any]  # a statement that was sent, and then its rows
 
 # What a transaction may see, until it ends: the realms of these tenants, or all of them.
@@ -31,6 +31,15 @@ SESSION = (
     "SELECT set_config('search_path', %s, false), set_config('synchronous_commit', %s, false),"
     " set_config('plan_cache_mode', 'force_custom_plan', false), set_config('jit', 'off', false),"
     " set_config('idle_in_transaction_session_timeout', '60s', false), set_config('lock_timeout', '30s', false)"
+)
+
+# To plan what is only written takes longer than to write it: whoever writes has a plan for all values, which goes by
+# indexes however small the tables were when it was made. What looks things up in the same transaction needs its own.
+PLANNED_ONCE = (
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
+)
+PLANNED_ANEW = (
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true)"
 )
 
 
@@ -118,7 +127,7 @@ class Pool:
 
     async def open(self) -> Db:
         """Return a new connection, which the caller closes."""
-        db = await AsyncConnection.connect(self.address.conninfo, autocommit=True)
+        db = await Db.connect(self.address.conninfo, autocommit=True)
         try:
             await db.execute(*session(self.address))
         except BaseException:

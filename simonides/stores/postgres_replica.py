@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ..errors import Unavailable
-from .postgres_pool import Db, Pool, fetch
+from .postgres_pool import Pool, fetch
+from .postgres_trip import Db
 from .postgres_url import Address
 
 BEHIND_S = 0.05  # how long a replica is waited for

@@ -19,7 +19,8 @@ from ..postgresql import Place
 from ..store import Batch, Cursor, Lines
 from .postgres_errors import translated
 from .postgres_plan import Walls
-from .postgres_pool import Db, Pool, fetch, see
+from .postgres_pool import Pool, fetch, see
+from .postgres_trip import Db
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 LEISURE = "SET idle_in_transaction_session_timeout = 0"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from .postgres_pool import Db, fetch
+from .postgres_pool import fetch
+from .postgres_trip import Db
 
 LOCKED = "SELECT realm FROM realms WHERE realm IN (SELECT realm FROM groups WHERE model = %s) ORDER BY realm FOR UPDATE"
 GROUPS = "SELECT realm, grp FROM groups WHERE model = %s ORDER BY grp"

@@ -18,8 +18,9 @@ from ..query import Query
 from ..record import Record, Scope
 from . import bm25, rows
 from .bm25 import Postings, Rows, best
-from .postgres_pool import Db, Sent, fetch, fetched
+from .postgres_pool import Sent, fetch, fetched
 from .postgres_rows import Numbers, as_record, numbers, term_number, where
+from .postgres_trip import Db
 
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 NARROW = 20_000  # rows up to which all of a label, a user or a session are read before going by words

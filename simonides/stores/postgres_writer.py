@@ -19,8 +19,9 @@ from . import rows
 from .postgres_errors import AGAIN, lost, translated
 from .postgres_known import Numbers, load, numbers_of
 from .postgres_plan import Known, Plan, Walls
-from .postgres_pool import ALL, Db, Pool, fetch
+from .postgres_pool import ALL, PLANNED_ANEW, PLANNED_ONCE, Pool
 from .postgres_rows import kept
+from .postgres_trip import Db, Trip
 from .postgres_written import Written, write
 
 GROUP = 512  # commits in one transaction
@@ -119,7 +120,7 @@ class Writer:
                 if isinstance(error, psycopg.errors.InvalidSqlStatementName) and self._db is not None:
                     await self._db.close()
                 await self._roll_back()
-                again = isinstance(error, AGAIN)
+                again, attempt.sure = isinstance(error, AGAIN), True
                 if tried == TRIES or not (again or lost(error)):
                     raise
                 if again:
@@ -132,6 +133,7 @@ class Writer:
         if work := group[0].work:
             await db.execute("BEGIN")
             await db.execute(ALL)
+            await db.execute(PLANNED_ANEW)
             result = await work(db)
             await db.execute("COMMIT")
             return [result]
@@ -140,9 +142,9 @@ class Writer:
         if unknown := [wall for wall in walls if wall not in self.realms]:
             self.realms |= await numbers_of(db, unknown)
         here = {wall: self.realms[wall] for wall in walls if wall in self.realms}
-        known = await load(db, batches, cursors, here, sorted(walls), self._numbers)
+        known = await load(db, batches, cursors, here, sorted(walls), self._numbers, sure=attempt.sure)
         if (results := await attempt.found(db, group, known)) is not None:
-            await db.execute("ROLLBACK")
+            await _rolled_back(db)
             return results
         plan = Plan(known, self._numbers.take)
         for job in group:
@@ -152,7 +154,7 @@ class Writer:
             except Exception as error:  # raised where the caller waits; the others go on
                 job.error = error
         if plan.empty:
-            await db.execute("ROLLBACK")
+            await _rolled_back(db)
             return [Lines() for _ in group]
         attempt.plan, attempt.head = plan, known.head
         written = await write(db, plan)
@@ -162,13 +164,15 @@ class Writer:
     async def _connection(self) -> Db:
         if self._db is None or self._db.closed:
             self._db = await self._pool.open()
+            self._db.prepare_threshold = None  # what a trip prepared would go with what psycopg no longer needs
+            await self._db.execute(PLANNED_ONCE)
         return self._db
 
     async def _roll_back(self) -> None:
         if self._db is not None and not self._db.closed:
             try:
                 if self._db.pgconn.transaction_status != TransactionStatus.IDLE:
-                    await self._db.execute("ROLLBACK")
+                    await _rolled_back(self._db)
                 return
             except psycopg.Error:
                 await self._db.close()
@@ -181,6 +185,7 @@ class Attempt:
 
     plan: Plan | None = None
     head: int = 0
+    sure: bool = False  # the first time, what seems to be new is not looked for
 
     async def found(self, db: Db, group: list[Job], known: Known) -> list[Any] | None:
         """Return the answers where it was written after all, now that whoever wrote it has let go of its locks.
@@ -199,9 +204,16 @@ class Attempt:
             " ORDER BY seq LIMIT 1"
         )
         values = (self.head, realm, kept(line.id), line.version, rows.stamp(line.at))
-        if not (found := await fetch(db, sql, values)):
+        async with Trip(db) as trip:
+            found = trip.ask(sql, values)
+        if not found.rows:
             return None
-        return _shared_out(group, self.plan, Written(found[0][0] - 1))
+        return _shared_out(group, self.plan, Written(found.rows[0][0] - 1))
+
+
+async def _rolled_back(db: Db) -> None:
+    async with Trip(db) as trip:
+        trip.ask("ROLLBACK")
 
 
 def _shared_out(group: Sequence[Job], plan: Plan, written: Written) -> list[Any]:

@@ -15,8 +15,9 @@ from .. import words as language
 from ..record import Body, at_if_known
 from . import rows
 from .postgres_plan import Plan, Version
-from .postgres_pool import ALL, Db
+from .postgres_pool import ALL
 from .postgres_rows import QUOTED, TYPES, about, array, as_row, bound, facets, given, kept, term_number
+from .postgres_trip import Answer, Db, Trip
 
 MANY = 1_000  # rows that one statement takes
 MANY_WORDS = 50_000
@@ -55,11 +56,11 @@ GROUPS = """
 """
 VECTORS = """
     INSERT INTO vectors (realm, grp, row_id, slot, value)
-    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::int[], %b::bytea[])
+    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::int[], %s::bytea[])
 """
 TOKENS = """
     INSERT INTO tokens (realm, grp, row_id, value)
-    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %b::bytea[])
+    SELECT * FROM unnest(%s::int[], %s::int[], %s::bigint[], %s::bytea[])
 """
 CURSORS = "UPDATE cursors c SET seq = j.seq FROM unnest(%s::text[], %s::bigint[]) j (name, seq) WHERE c.name = j.name"
 ANSWERED = """
@@ -158,29 +159,28 @@ async def write(db: Db, plan: Plan) -> Written:
     """Write the plan and commit."""
     words = await _words(plan.versions)
     unsaid = await _words({row: Version(r, r.known, realm) for row, (realm, r) in plan.gone.items()})
-    grown: Any = None
-    went: Any = None
-    async with db.pipeline():
+    grown = went = None
+    async with Trip(db) as trip:
         if plan.made:
-            await _many(db, REALMS, [(n, kept(tenant), kept(space)) for (tenant, space), n in plan.made.items()])
-        await _among(db, ENDED, [(realm, row, until) for row, (realm, until) in plan.ended.items()])
-        await _together(db, [*_inserted(plan, words), *_embedded(plan)])
+            _many(trip, REALMS, [(n, kept(tenant), kept(space)) for (tenant, space), n in plan.made.items()])
+        _among(trip, ENDED, [(realm, row, until) for row, (realm, until) in plan.ended.items()])
+        _together(trip, [*_inserted(plan, words), *_embedded(plan)])
         if plan.erased:
-            await _erase(db, plan, unsaid)
-        await _many(db, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
-        await _put_aside(db, plan)
+            _erase(trip, plan, unsaid)
+        _many(trip, CURSORS, [(kept(name), seq) for name, seq in plan.cursors.items()])
+        _put_aside(trip, plan)
         for sql, waits in ((ERASING, True), (CERTIFIED, False)):
-            await _many(db, sql, [(realm, kept(id)) for (realm, id), its in plan.erasing.items() if its is waits])
+            _many(trip, sql, [(realm, kept(id)) for (realm, id), its in plan.erasing.items() if its is waits])
         if plan.lines:
-            grown = await _log(db, plan)
+            grown = _log(trip, plan)
         if plan.followed:
             names = [kept(name) for name in plan.followed]
-            went = await db.execute(FOLLOWED, (names, list(plan.followed.values()), len(plan.lines)))
-        await db.execute("COMMIT")
+            went = trip.ask(FOLLOWED, (names, list(plan.followed.values()), len(plan.lines)))
+        trip.ask("COMMIT")
     if grown is None:
         return Written(0)
-    followed = frozenset(given(name) for (name,) in await went.fetchall()) if went else frozenset()
-    return Written((await grown.fetchone())[0], followed)
+    followed = frozenset(given(name) for (name,) in went.rows) if went else frozenset()
+    return Written(grown.rows[0][0], followed)
 
 
 def _inserted(plan: Plan, words: list[tuple[int, int, int, int]]) -> list[Rows]:
@@ -206,42 +206,42 @@ def _embedded(plan: Plan) -> list[Rows]:
     ]
 
 
-async def _together(db: Db, rows: Sequence[Rows]) -> None:
+def _together(trip: Trip, rows: Sequence[Rows]) -> None:
     """Write rows of several tables, none of which another statement here reads: few of each by one statement."""
     there = [(sql, values) for sql, values in rows if values]
     if any(len(values) > (MANY_WORDS if sql == WORDS else MANY) for sql, values in there):
         for sql, values in there:
-            await _many(db, sql, values, MANY_WORDS if sql == WORDS else MANY)
+            _many(trip, sql, values, MANY_WORDS if sql == WORDS else MANY)
     elif there:
         *first, last = (sql for sql, _ in there)
         parts = ", ".join(f"part_{n} AS ({sql})" for n, sql in enumerate(first))
         told = [value for _, values in there for value in columns(values)]
-        await db.execute(f"WITH {parts} {last}" if parts else last, told)
+        trip.ask(f"WITH {parts} {last}" if parts else last, told)
 
 
-async def _erase(db: Db, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
+def _erase(trip: Trip, plan: Plan, words: list[tuple[int, int, int, int]]) -> None:
     gone = [(realm, row) for row, (realm, _) in plan.gone.items()]
     for sql in (EMPTIED, UNTOLD, UNWRITTEN):
-        await _among(db, sql, gone)
-    await _among(db, UNSAID, [(realm, row, term) for realm, row, term, _ in words], MANY_WORDS)
+        _among(trip, sql, gone)
+    _among(trip, UNSAID, [(realm, row, term) for realm, row, term, _ in words], MANY_WORDS)
     each = [(row, realm, record) for row, (realm, record) in plan.gone.items()]
-    await _among(db, UNLABELLED, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
-    await _among(db, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
+    _among(trip, UNLABELLED, [(realm, kept(label), row) for row, realm, r in each for label in r.labels])
+    _among(trip, UNLINKED, [(realm, kept(link.target), row) for row, realm, r in each for link in r.links])
     ids = [(realm, kept(ref.id)) for ref, realm in plan.erased.items()]
-    await _among(db, UNRECALLED, ids)
-    await _many(db, UNLETTERED, ids)
-    await db.execute(ERASED, (sorted(set(plan.erased.values())),))
+    _among(trip, UNRECALLED, ids)
+    _many(trip, UNLETTERED, ids)
+    trip.ask(ERASED, (sorted(set(plan.erased.values())),))
 
 
-async def _put_aside(db: Db, plan: Plan) -> None:
+def _put_aside(trip: Trip, plan: Plan) -> None:
     """Remove the letters that were answered or are written anew, and write those; one about what is gone is left out.
 
     A letter that was answered is named by its line alone, whosever it is, so here all are seen.
     """
     if plan.letters:
-        await db.execute(ALL)
-        await _many(db, ANSWERED, [(kept(follower), seq) for follower, seq in plan.letters])
-        await db.execute(ALL_NO_MORE)
+        trip.ask(ALL)
+        _many(trip, ANSWERED, [(kept(follower), seq) for follower, seq in plan.letters])
+        trip.ask(ALL_NO_MORE)
     new = [
         (
             *(letter.change.seq, letter.follower, letter.tries, rows.stamp(letter.at), letter.error),
@@ -250,10 +250,10 @@ async def _put_aside(db: Db, plan: Plan) -> None:
         for letter in plan.letters.values()
         if letter
     ]
-    await _many(db, LETTERS, [bound(each) for each in new])
+    _many(trip, LETTERS, [bound(each) for each in new])
 
 
-async def _log(db: Db, plan: Plan) -> Any:
+def _log(trip: Trip, plan: Plan) -> Answer:
     count = len(plan.lines)
     lines = [
         (
@@ -267,19 +267,19 @@ async def _log(db: Db, plan: Plan) -> Any:
     grown = Counter(version.realm for version in plan.versions.values())
     grown.subtract(Counter(realm for realm, _ in plan.gone.values()))
     its = columns([(realm, grown[realm], n) for realm, n in last.items()])
-    return await db.execute(LINES, (count, count, *columns([bound(line) for line in lines]), *its))
+    return trip.ask(LINES, (count, count, *columns([bound(line) for line in lines]), *its))
 
 
-async def _many(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
+def _many(trip: Trip, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
     for start in range(0, len(values), size):
-        await db.execute(sql, columns(values[start : start + size]))
+        trip.ask(sql, columns(values[start : start + size]))
 
 
-async def _among(db: Db, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
+def _among(trip: Trip, sql: str, values: Sequence[Sequence[Any]], size: int = MANY) -> None:
     """The same for a statement that is told which realms, the first of each row's values, it is about."""
     for start in range(0, len(values), size):
         some = values[start : start + size]
-        await db.execute(*about(sql, [realm for realm, *_ in some], columns(some)))
+        trip.ask(*about(sql, [realm for realm, *_ in some], columns(some)))
 
 
 def columns(values: Iterable[Sequence[Any]]) -> list[Any]:
