@@ -178,7 +178,7 @@ async def question(
     memory: AsyncMemory, of: DataSet, conversation: Conversation, number: int, asked: Question, stranger: bool = False
 ) -> Asked:
     query = dataclasses.replace(memory._query("recall", {"user": conversation.user, "space": of.name}), limit=50)
-    understood, means = await memory._asking(asked.text)
+    _, understood, means = await memory._asking(asked.text)
     pool = await gather(understood, query, means, EFFORTS["medium"])
     evidence = {"late": Evidence.of(understood, pool)}
     for candidate in pool.candidates.values():
