@@ -28,6 +28,7 @@ from .house import House, opened
 BACKLOG = 2048
 NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics", "grpc": "gRPC"}
 WATCH_S = 2.0  # between two looks at the files with the settings
+GARBAGE = (25_000, 20, 20)  # see `gc`: a recall makes thousands of objects, of which next to none is garbage; .3 ms of it
 
 Stamps = dict[str, tuple[int, int] | None]  # of each file, what tells that it is another than before
 
@@ -59,6 +60,7 @@ async def _serve(
             await _check_keys(house)
             gc.freeze()  # what is there now stays: it is not looked through again and again
             gc.enable()
+            gc.set_threshold(*GARBAGE)
             async with _grpc(house) as port:
                 server = Server(house, lambda: _tell(house, _url(serving.host, sockets), port, as_json))
                 with _signals(server, lambda: reload(house, flags)):
