@@ -28,7 +28,7 @@ from .house import House, opened
 BACKLOG = 2048
 NAMES = {"api": "API", "docs": "Docs", "mcp": "MCP", "openai": "OpenAI", "metrics": "Metrics", "grpc": "gRPC"}
 WATCH_S = 2.0  # between two looks at the files with the settings
-GARBAGE = (25_000, 20, 20)  # see `gc`: a recall makes thousands of objects, of which next to none is garbage; .3 ms of it
+GARBAGE = (25_000, 20, 20)  # see `gc`: a recall makes thousands of objects, and next to none of them is garbage
 
 Stamps = dict[str, tuple[int, int] | None]  # of each file, what tells that it is another than before
 
