@@ -221,6 +221,7 @@ class _Mapped:
     """Three open files and what is mapped of them."""
 
     files: tuple[FileIO, FileIO, FileIO]
+    stats: tuple[os.stat_result, ...]  # of the files; which they are does not change while they are open
     bits: Bytes
     codes: Codes
     head: mmap.mmap
@@ -257,11 +258,11 @@ class FileCodes:
 
     def _is_still_there(self, mapped: _Mapped) -> bool:
         try:
-            for path, file, size in zip(self._paths, mapped.files, mapped.sizes, strict=True):
+            for path, opened, size in zip(self._paths, mapped.stats, mapped.sizes, strict=True):
                 now = os.stat(path)
-                if now.st_size < size or not os.path.samestat(now, os.fstat(file.fileno())):
+                if now.st_size < size or not os.path.samestat(now, opened):
                     return False
-        except (OSError, ValueError):  # gone; or closed, in between
+        except OSError:  # gone
             return False
         return True
 
@@ -317,6 +318,7 @@ class FileCodes:
             bits.madvise(mmap.MADV_WILLNEED)
         self._mapped = _Mapped(
             files,
+            tuple(os.fstat(file.fileno()) for file in files),
             np.frombuffer(bits, np.uint8).reshape(-1, bits_width(dimension)),
             np.frombuffer(codes, row_type(dimension)),
             mmap.mmap(files[2].fileno(), HEAD.size, access=mmap.ACCESS_READ),

@@ -113,14 +113,19 @@ async def _words_and_spread(
 async def _words(question: Question, query: Query, store: Store, limit: int) -> list[tuple[Record, float]]:
     """Records that share words with the question; further down where the first say the same again and again."""
     found = await store.words(_of(query, limit=limit), question.text)
-    if len(found) == limit and sayings(record for record, _ in found) < limit // 2:
+    if len(found) == limit and not say(found, limit // 2):
         return await store.words(_of(query, limit=limit * FLOOD), question.text)
     return found
 
 
-def sayings(records: Iterable[Record]) -> int:
-    """Return how many different things the records say."""
-    return len({saying(record) for record in records})
+def say(found: Iterable[tuple[Record, float]], least: int) -> bool:
+    """Whether the records say at least so many different things."""
+    said = set[tuple[str, str | None, str]]()
+    for record, _ in found:
+        said.add(saying(record))
+        if len(said) == least:
+            return True
+    return False
 
 
 def saying(record: Record) -> tuple[str, str | None, str]:
