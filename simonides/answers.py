@@ -12,6 +12,7 @@ that was looked at. It holds what was said: an erase takes all answers of its re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ import msgspec
 
 from .cache import Cache, digest
 from .embedder import Embedder
-from .errors import Damaged, SimonidesError, Unavailable
+from .errors import Damaged, Invalid, SimonidesError, Unavailable
 from .exports import line, record
 from .query import Factor, Hit, Query
 from .recall import WORDS_ALONE, Hits, Question, questioned
@@ -86,18 +87,23 @@ class Answers:
         followed = await self._have_read(state.head)
         hits = await work()
         if followed and set(hits.notes) <= {WORDS_ALONE} and key not in self._keeping:
-            found = Hits(hits).noting(*hits.notes)  # what it is now: whoever gets it may change it
-            found.until = hits.until
-            self._keeping[key] = asyncio.create_task(self._keep(group, key, found, query.scope, model, state))
+            with contextlib.suppress(Invalid):  # it cannot be written down
+                content = packed(hits)  # now: whoever gets it may change it
+                left = self._seconds if hits.until is None else min(self._seconds, (hits.until - now()).total_seconds())
+                task = asyncio.create_task(self._keep(group, key, content, left, query.scope, model, state))
+                self._keeping[key] = task
         return hits
 
-    async def _keep(self, group: str, key: str, hits: Hits, scope: Scope, model: str, state: State) -> None:
-        left = self._seconds if hits.until is None else min(self._seconds, (hits.until - now()).total_seconds())
+    async def _keep(
+        self, group: str, key: str, content: bytes, seconds: float, scope: Scope, model: str, state: State
+    ) -> None:
         try:
             if await self._state(scope, model) == state:
-                await self._cache.set(group, {key: packed(hits)}, left, generation=state.head)
+                await self._cache.set(group, {key: content}, seconds, generation=state.head)
         except SimonidesError:
-            return  # it does not answer, or this cannot be written down: it is worked out again
+            return  # it does not answer: it is worked out again
+        except Exception as error:
+            log.warning("an answer was not kept: %s", type(error).__qualname__)
         finally:
             del self._keeping[key]
 

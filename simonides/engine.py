@@ -154,6 +154,8 @@ async def opened(
             model = work.working(store, embedder)
             if second and second.name != embedder.name:
                 remark, other = None, work.working(store, second)
+        if second and not other:
+            await second.close()
         passes = model.passes if model else work.passing(store, (), None)
         engine = Engine(store, model, other, passes, waits=waits, remark=remark)
         if cache:

@@ -624,14 +624,13 @@ class AsyncMemory:
 
     @operation
     async def stats(self) -> dict[str, Any]:
-        """Return what is kept and how much: spaces, counts by kind, versions, vectors, lines of the log; settings."""
+        """Return what is kept and how much: counts by kind, versions, vectors, lines of the log, spaces; settings."""
         engine = await self._running()
         return {
             "store": hide(self._url),
             "embedder": engine.embedder.name if engine.embedder else OFF,
             "index": hide(self.settings.index_url) if engine.index else OFF,
             "behind": self.behind,
-            "spaces": len(await engine.store.realms()),
             **await engine.store.counts(),
         }
 
@@ -721,7 +720,8 @@ class AsyncMemory:
         """Open the store now rather than at the first call."""
         if self._calls.closed:
             raise Invalid("this memory is closed")
-        await self._ready()
+        with self._calls:
+            await self._ready()
         return self
 
     async def close(self) -> None:

@@ -175,7 +175,7 @@ TOLD = {
     "simonides_records_total": "Records of every kind that are kept",
     "simonides_versions_total": "Versions of all records",
     "simonides_embeddings_total": "Vectors that are kept",
-    "simonides_collections_total": "Spaces, each a collection of its own",
+    "simonides_collections_total": "Spaces that hold something, each a collection of its own",
     "simonides_storage_bytes_total": "Bytes that the store takes on the disk",
     "simonides_index_lag_changes": "Changes that cannot be found by meaning yet",
 }

@@ -500,6 +500,15 @@ async def test_the_same_question_is_worked_out_once(memory: AsyncMemory, counted
     assert len(counted) == 2
 
 
+async def test_what_is_done_to_an_answer_is_not_what_others_get(memory: AsyncMemory, counted: list[str]) -> None:
+    await memory.remember("I live in Porto", user="ana", metadata={"project": "bridge"})
+    [hit] = await memory.recall("where do I live?", user="ana")
+    hit.record.metadata["project"] = "altered"  # type: ignore[index]
+    await kept(memory)
+    [again] = await memory.recall("where do I live?", user="ana")
+    assert again.record.metadata == {"project": "bridge"} and len(counted) == 1
+
+
 async def test_another_question_another_asker_and_another_filter_are_other_answers(
     memory: AsyncMemory, counted: list[str]
 ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 import pytest
@@ -157,6 +158,38 @@ async def test_what_is_new_is_not_looked_for_and_found_all_the_same(
     assert await looked(Batch(put=(new.revise(body=said("one more").body),))) == (1, 1, 1)
     assert len(await store.changes()) == 5
     assert await complaints(store) == ()
+
+
+async def test_a_column_that_changed_its_type_costs_no_commit(
+    schemas: Schemas, opened: Open, postgres: Postgres
+) -> None:
+    store = await opened(url := schemas.url())
+    for place in range(8):
+        await store.commit(Batch(), cursor=Cursor("reader", place, place + 1))
+    schema = dict(parse_qsl(urlsplit(url).query))["schema"]
+    postgres.sql(f'ALTER TABLE "{schema}".cursors ALTER seq TYPE integer', "memories")
+    await store.commit(Batch(), cursor=Cursor("reader", 8, 9))
+    assert await store.cursor("reader") == 9
+
+
+async def test_what_cannot_be_sent_locks_nobody_out(schemas: Schemas, opened: Open) -> None:
+    url = schemas.url()
+    store, other = await opened(url), await opened(url)
+    await put(store, said("first"))
+    with pytest.raises(UnicodeEncodeError):
+        await put(store, said("\ud800"))
+    async with asyncio.timeout(20):
+        await put(other, said("second"))
+
+
+@pytest.mark.parametrize("id", ["a\0b", "a\1b"])
+async def test_an_id_is_the_same_in_every_statement(schemas: Schemas, opened: Open, id: str) -> None:
+    store, record = await opened(schemas.url()), said("one", id=id)
+    await put(store, record)
+    assert await store.commit(Batch(put=(record,))) == []
+    await put(store, record.revise(body=said("two").body))
+    await store.commit(Batch(erase=(record.ref,)))
+    assert await store.find(every(record.scope)) == []
 
 
 async def test_what_is_only_written_is_planned_once_and_what_is_looked_for_each_time(

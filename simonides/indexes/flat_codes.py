@@ -251,7 +251,10 @@ class FileCodes:
         if head is None:
             return None
         if head.filled > len(mapped.bits):
-            mapped = self._map(mapped.files)
+            try:
+                mapped = self._map(mapped.files)
+            except (OSError, ValueError):  # closed, in between
+                return None
         if head.filled > min(len(mapped.bits), len(mapped.codes)):
             return None
         return Rows(mapped.bits, mapped.codes, head)

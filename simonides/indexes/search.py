@@ -144,9 +144,7 @@ class Search:
         certain = nearest[-1][0] >= ranking.scores[reach - 1] + ranking.slack
         # Where very many rows are nearly as near, those that a byte cannot tell apart are as good as one another.
         certain = certain or reach > 8 * self._limit + 500
-        slots = {slot for _, slot in nearest}
-        last = max((rank for rank, slot in enumerate(ranking.slots.tolist()) if slot in slots), default=-1)
-        return certain and last < ranking.trusted
+        return certain and {slot for _, slot in nearest}.isdisjoint(ranking.slots[ranking.trusted :].tolist())
 
     def _wider(self, wide: int) -> int:
         missing = self._limit / max(1, len(self._best))

@@ -346,6 +346,7 @@ class MemoryStore:
             "versions": sum(map(len, self._records.values())),
             "vectors": sum(group.count for group in self._groups.values()),
             "changes": len(self._log),
+            "spaces": len({(ref.tenant, ref.space) for ref in self._records}),
             **dict(sorted(kinds.items())),
         }
 

@@ -295,8 +295,8 @@ class PostgresStore:
             return _only(await fetched(found))
         [(seq,)] = await fetched(await self._here.pool.read([], lambda db: db.execute("SELECT seq FROM log")))
         if seq != self._head:
-            self._head = int(seq)
-            await self._follow()
+            await self._follow()  # first: others who ask meanwhile have to wait for it, too
+            self._head = max(self._head, int(seq))
         return int(seq)
 
     async def grown(self, after: int, wait_s: float) -> int:

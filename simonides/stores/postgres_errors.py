@@ -9,6 +9,7 @@ from ..errors import Conflict, Damaged, Invalid, SimonidesError, Unavailable
 from ..postgresql import Place
 
 AGAIN = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)  # done anew, it may well succeed
+STALE = (pg.InvalidSqlStatementName, pg.FeatureNotSupported)  # of a connection whose statements are not what they were
 GOING = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSessionTimeout)
 
 

@@ -127,6 +127,7 @@ async def load(
     embeddings = [one for batch in batches for one in batch.embeddings]
     keyed = list({(r.scope.realm, r.kind, r.body.key) for r in written if r.body.key and r.scope.realm in realms})
     looked_for = written if sure else [record for record in written if not _is_fresh(record)]
+    known.guessed = len(looked_for) < len(written)
     refs = list({*(r.ref for r in looked_for if r.scope.realm in realms), *erased})
     mine = {(r.ref, r.version) for r in written}
     embedded = {(e.ref, e.version) for e in embeddings if (e.ref.tenant, e.ref.space) in realms}
@@ -201,8 +202,8 @@ async def _load_more(
     if there:
         values = (*_ids([ref for ref, _ in there], of), [version for _, version in there])
         async with Trip(db) as trip:
-            contents = trip.ask(*about(CONTENTS, values[0], values))
-            its_rows = None if embedded.isdisjoint(there) else trip.ask(*about(ROWS, values[0], values))
+            contents = trip.ask(*_about(CONTENTS, values[0], values))
+            its_rows = None if embedded.isdisjoint(there) else trip.ask(*_about(ROWS, values[0], values))
         for n, *columns in contents.rows:
             known.contents[there[n - 1]] = as_record(columns, _walls(there[n - 1][0]))
         known.rows |= {there[n - 1]: row for n, row in _all(its_rows) if there[n - 1] in embedded}
@@ -223,7 +224,12 @@ def _is_fresh(record: Record) -> bool:
 
 
 def _ids(refs: Sequence[Ref], of: Any) -> tuple[list[int], list[str]]:
-    return [of((ref.tenant, ref.space)) for ref in refs], [kept(ref.id) for ref in refs]
+    return [of((ref.tenant, ref.space)) for ref in refs], [ref.id for ref in refs]
+
+
+def _about(sql: str, realms: Sequence[int], values: Sequence[Any]) -> tuple[str, list[Any]]:
+    told, given = about(sql, realms, values)
+    return told, bound(given)
 
 
 def _walls(ref: Ref) -> Scope:

@@ -65,6 +65,7 @@ class Known:
     embedded: set[tuple[int, int]] = field(default_factory=set)  # (group, row)
     cursors: dict[str, int] = field(default_factory=dict)
     head: int = 0  # the log's last line; where lines are copied, none comes after it meanwhile
+    guessed: bool = False  # something was taken to be new without a look
 
 
 @dataclass(frozen=True, slots=True)

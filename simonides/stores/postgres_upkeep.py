@@ -57,6 +57,7 @@ COUNTS = """
     UNION ALL SELECT ' versions', count(*) FROM records
     UNION ALL SELECT ' vectors', count(*) FROM vectors
     UNION ALL SELECT ' changes', count(*) FROM changes
+    UNION ALL SELECT ' spaces', count(*) FROM realms WHERE versions > 0
 """
 PASSES_WALLS = "SELECT rolname FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)"
 
@@ -94,7 +95,7 @@ def check(db: Connection[Any]) -> Health:
 def as_counts(found: Sequence[tuple[str, int]]) -> dict[str, int]:
     counted = dict(found)
     kinds = {kind: counted[kind] for kind in sorted(counted) if not kind.startswith(" ")}
-    totals = {name: counted[f" {name}"] for name in ("versions", "vectors", "changes")}
+    totals = {name: counted[f" {name}"] for name in ("versions", "vectors", "changes", "spaces")}
     return {"records": sum(kinds.values()), **totals, **kinds}
 
 

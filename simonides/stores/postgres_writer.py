@@ -16,7 +16,7 @@ from ..errors import Invalid
 from ..record import now
 from ..store import Batch, Cursor, Lines
 from . import rows
-from .postgres_errors import AGAIN, lost, translated
+from .postgres_errors import AGAIN, STALE, lost, translated
 from .postgres_known import Numbers, load, numbers_of
 from .postgres_plan import Known, Plan, Walls
 from .postgres_pool import ALL, PLANNED_ANEW, PLANNED_ONCE, Pool
@@ -117,16 +117,20 @@ class Writer:
             try:
                 return await self._attempt(await self._connection(), group, attempt)
             except psycopg.Error as error:
-                if isinstance(error, psycopg.errors.InvalidSqlStatementName) and self._db is not None:
+                stale = isinstance(error, STALE)
+                if stale and self._db is not None:
                     await self._db.close()
                 await self._roll_back()
-                again, attempt.sure = isinstance(error, AGAIN), True
+                again, attempt.sure = stale or isinstance(error, AGAIN), True
                 if tried == TRIES or not (again or lost(error)):
                     raise
                 if again:
                     attempt.plan = None  # it was rolled back, for certain
                 if tried > 1:
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**tried if again else 0.3))
+            except Exception:  # a text that cannot be sent, say: what it locked is let go of
+                await self._roll_back()
+                raise
         raise AssertionError("the last try raises or returns")
 
     async def _attempt(self, db: Db, group: list[Job], attempt: Attempt) -> list[Any]:
@@ -153,6 +157,10 @@ class Writer:
                 job.lines = plan.take(job.batch, job.cursor, now())
             except Exception as error:  # raised where the caller waits; the others go on
                 job.error = error
+        if known.guessed and any(job.error for job in group):  # of what was taken to be new, not all will be written
+            await _rolled_back(db)
+            attempt.sure = True
+            return await self._attempt(db, group, attempt)
         if plan.empty:
             await _rolled_back(db)
             return [Lines() for _ in group]

@@ -70,6 +70,7 @@ def counts(db: apsw.Connection) -> dict[str, int]:
         "versions": one(db, "SELECT count(*) FROM records"),
         "vectors": one(db, "SELECT count(*) FROM vectors"),
         "changes": one(db, "SELECT count(*) FROM changes"),
+        "spaces": one(db, "SELECT count(*) FROM realms WHERE versions > 0"),
         **kinds,
     }
 

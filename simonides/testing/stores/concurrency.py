@@ -10,7 +10,7 @@ from ...kinds import Message
 from ...query import Query
 from ...store import Batch, Cursor, Store
 from ..records import ANA, every, said
-from .steps import put
+from .steps import embedded, put
 
 
 class Concurrency:
@@ -49,6 +49,15 @@ class Concurrency:
         ends = await asyncio.gather(*writes, return_exceptions=True)
         assert sum(isinstance(end, Conflict) for end in ends) == 10
         assert await store.count(Query(scope=ANA)) == 11
+
+    async def test_a_conflict_over_a_record_keeps_nothing_of_it_from_its_neighbours(self, store: Store) -> None:
+        record = said("hello")
+        await put(store, record)
+        again = store.commit(Batch(put=(record,)), cursor=Cursor("nobody", 7, 8))
+        vectors = store.commit(Batch(embeddings=(embedded(record),)), cursor=Cursor("reader", 0, 1))
+        refused, taken = await asyncio.gather(again, vectors, return_exceptions=True)
+        assert isinstance(refused, Conflict) and not isinstance(taken, BaseException)
+        assert sum((await store.models()).values()) == 1 and await store.cursor("reader") == 1
 
     async def test_reading_and_writing_at_once_shows_whole_batches_only(self, store: Store) -> None:
         async def write(n: int) -> None:

@@ -28,6 +28,14 @@ class Keys:
             await put(store, entity("Lisbon"), entity("lisbon"))
         assert await store.changes() == []
 
+    async def test_what_gave_its_key_away_may_be_put_again(self, store: Store) -> None:
+        record = entity("Lisbon")
+        await put(store, record)
+        await put(store, record.revise(body=Entity(text="Porto", name="Porto")))
+        await put(store, entity("Lisbon"))
+        assert await store.commit(Batch(put=(record,))) == []
+        assert len(await store.changes()) == 3
+
     async def test_a_key_is_taken_for_one_kind_and_one_exact_scope(self, store: Store) -> None:
         await put(store, session("monday"))
         monday = Document(text="monday", name="monday", digest="d")

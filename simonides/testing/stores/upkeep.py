@@ -74,12 +74,14 @@ class Upkeep:
         record = said("one")
         await store.commit(Batch(put=(record, fact("two")), embeddings=(embedded(record, unit(1, 0), unit(0, 1)),)))
         await put(store, record.revise(body=Message(text="one again")))
-        expected = {"records": 2, "versions": 3, "vectors": 2, "changes": 3, "message": 1, "fact": 1}
+        await put(store, gone := said("elsewhere", OTHER))
+        expected = {"records": 3, "versions": 4, "vectors": 2, "changes": 4, "message": 2, "fact": 1, "spaces": 2}
         counts = await store.counts()
         assert {name: counts[name] for name in expected} == expected
-        await store.commit(Batch(erase=(record.ref,)))
+        await store.commit(Batch(erase=(record.ref, gone.ref)))
         counts = await store.counts()
-        assert (counts["records"], counts["versions"], counts["vectors"], counts["changes"]) == (1, 1, 0, 4)
+        assert (counts["records"], counts["versions"], counts["vectors"], counts["changes"]) == (1, 1, 0, 6)
+        assert counts["spaces"] == 1, "a space that holds nothing is none"
 
     async def test_a_rebuild_changes_no_answer(self, store: Store) -> None:
         record = said("red bridge")
