@@ -102,7 +102,7 @@ class Answers:
                 await self._cache.set(group, {key: content}, seconds, generation=state.head)
         except SimonidesError:
             return  # it does not answer: it is worked out again
-        except Exception as error:
+        except Exception as error:  # of whatever cache: nobody waits here who could be told
             log.warning("an answer was not kept: %s", type(error).__qualname__)
         finally:
             del self._keeping[key]

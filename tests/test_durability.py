@@ -840,6 +840,15 @@ async def test_a_memory_that_was_never_opened_can_be_closed(home: Path) -> None:
     assert not (home / "never.db").exists()
 
 
+async def test_closing_waits_for_an_opening_under_way(home: Path) -> None:
+    memory = AsyncMemory("me.db")
+    opening = asyncio.create_task(memory.open())
+    await asyncio.sleep(0)
+    await memory.close()
+    assert opening.done(), "what it opens later nobody would close"
+    await opening
+
+
 def test_a_memory_called_from_inside_itself_says_what_to_use_instead(home: Path) -> None:
     with Memory("me.db") as memory:
         records = [Record(scope=Scope(), body=Note(text="x"))]

@@ -189,6 +189,26 @@ def of_another_dimension(home: Home) -> None:
     codes.close()
 
 
+def test_codes_that_are_closed_while_somebody_looks_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = (FileCodes(tmp_path / "codes", Owner("a store", MODEL, 1, DIMENSION)) for _ in range(2))
+    rows = len(mine.open().bits)
+    others.open()
+    others.write(np.arange(rows + 1), directions(rows + 1), rows + 1)  # more than `mine` has mapped
+    stat = os.stat
+
+    def closing(path: Any, *given: Any, **named: Any) -> os.stat_result:
+        found = stat(path, *given, **named)
+        if Path(path).parent == tmp_path:
+            mine.close()
+        return found
+
+    monkeypatch.setattr(os, "stat", closing)
+    assert mine.rows() is None
+    others.close()
+
+
 DAMAGES = {
     "all deleted": delete_all,
     **{f"{ending} deleted": delete(ending) for ending in (".bits", ".codes", ".head")},

@@ -38,6 +38,29 @@ def url(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
+@pytest.mark.parametrize("embedder", [OLD, "none"])
+async def test_a_model_that_is_not_needed_does_not_stay_open(
+    embedder: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, closed = list[object](), list[object]()
+    make, close = hashing.HashingEmbedder.__init__, hashing.HashingEmbedder.close
+
+    def making(self: hashing.HashingEmbedder, url: str = OLD) -> None:
+        made.append(self)
+        make(self, url)
+
+    async def closing(self: hashing.HashingEmbedder) -> None:
+        closed.append(self)
+        await close(self)
+
+    monkeypatch.setattr(hashing.HashingEmbedder, "__init__", making)
+    monkeypatch.setattr(hashing.HashingEmbedder, "close", closing)
+    monkeypatch.setenv("SIMONIDES_EMBEDDER_NEXT", OLD)
+    async with AsyncMemory("m.db", embedder=embedder):
+        assert len(made) - len(closed) == (embedder == OLD)
+    assert len(made) == len(closed)
+
+
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[Store]:
     opened = open_store(url)

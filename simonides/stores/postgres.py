@@ -296,7 +296,7 @@ class PostgresStore:
         [(seq,)] = await fetched(await self._here.pool.read([], lambda db: db.execute("SELECT seq FROM log")))
         if seq != self._head:
             await self._follow()  # first: others who ask meanwhile have to wait for it, too
-            self._head = max(self._head, int(seq))
+            self._head = int(seq)
         return int(seq)
 
     async def grown(self, after: int, wait_s: float) -> int:
