@@ -35,7 +35,7 @@ class Stored:
         return [await self._ids(query, slots[scores[:, n] >= least[n]].tolist()) for n in range(len(vectors))]
 
     async def _ids(self, query: Query, slots: Sequence[int]) -> frozenset[str]:
-        return frozenset(id for _, id, _ in await self.store.owners(query, self.model, slots))
+        return frozenset(record.id for _, record, _ in await self.store.owners(query, self.model, slots))
 
 
 async def stored(store: Store, query: Query, model: str, dimension: int) -> Stored:

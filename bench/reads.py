@@ -81,7 +81,7 @@ async def _parts(url: str, size: int, embedder: Clustered, vectors: Path, report
     stored = await exact.stored(store, ALL, model, embedder.dimension)
     np.save(vectors, stored.halves[:size])
     for name, query in (("recall_at_10", ALL), ("recall_at_10_rare", RARE)):
-        found = [[id for id, _ in await index.near(query, vector, K)] for vector in there]
+        found = [[record.id for record, _ in await index.near(query, vector, K)] for vector in there]
         report.put(name, size, Figure(exact.recall_at(K, found, await stored.nearest(query, there, K))))
     await index.close()
     await store.close()

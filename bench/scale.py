@@ -98,10 +98,10 @@ async def near(bench: Bench) -> list[Row]:
                 return [f"{slot:08}" for (slot,) in await found.fetchall()]
 
             async def ours(vector: Any, which: Any = index, k: int = k) -> list[str]:
-                return [id for id, _ in await which.near(Query(scope=SCOPE), vector, k)]
+                return [record.id for record, _ in await which.near(Query(scope=SCOPE), vector, k)]
 
             async def embedded(vector: Any, k: int = k) -> list[str]:
-                return [id for id, _ in await flat.near(Query(scope=SCOPE), vector, k)]
+                return [record.id for record, _ in await flat.near(Query(scope=SCOPE), vector, k)]
 
             told = [*asked[:WARM], *asked]
             nearest = [{f"{n:08}" for n in np.argpartition(full @ one, -k)[-k:]} for one in told]

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from simonides.index import Index
 from simonides.indexes import flat
+from simonides.kinds import Note
 from simonides.query import Query
-from simonides.record import Scope
+from simonides.record import Record, Scope
 from simonides.store import Extent, Store
 
 DIMENSION, CLUSTERS, INNER = 384, 2000, 30
@@ -49,15 +50,19 @@ class ArrayStore:
         step = _step(query)
         return np.arange(-(-start // step) * step, len(self._vectors), step)
 
-    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
         step = _step(query)
-        return [(slot, str(slot), self._vectors[slot].tobytes()) for slot in slots if slot % step == 0]
+        return [(slot, _record(slot), self._vectors[slot].tobytes()) for slot in slots if slot % step == 0]
 
     async def models(self, scope: Scope | None = None) -> dict[str, int]:
         return {"bench": len(self._vectors)}
 
     async def realms(self) -> list[Scope]:
         return [SCOPE]
+
+
+def _record(slot: int) -> Record:
+    return Record(scope=SCOPE, body=Note(text=str(slot)), id=str(slot))
 
 
 def _step(query: Query) -> int:
@@ -111,7 +116,7 @@ async def measure_filter(
             found = await index.near(query, vector, limit)
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
-            answers.append([id for id, _ in found])
+            answers.append([record.id for record, _ in found])
         recall = recalled(vectors, asked[:50], answers, limit, _step(query))
         asked_for = f"filter {label or 'none':>5}, {limit:>3} wanted"
         print(f"  {asked_for}: {shown(walls)}; cpu {shown(cpus)}; recall {recall:.4f}")

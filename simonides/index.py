@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from .query import Query
-from .record import Scope
+from .record import Record, Scope
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Index(Protocol):
     """The index proposes, the store disposes: what is answered matches the query now, whatever the index remembers."""
 
-    async def near(self, query: Query, vector: NDArray[np.float32], limit: int) -> list[tuple[str, float]]:
-        """Return the ids of the matching records nearest to the unit vector, with their cosine, best first.
+    async def near(self, query: Query, vector: NDArray[np.float32], limit: int) -> list[tuple[Record, float]]:
+        """Return the matching records nearest to the unit vector, with their cosine, best first.
 
         A record with several vectors counts with its nearest. Fewer than `limit` only where fewer match.
         """

@@ -221,7 +221,7 @@ async def _nearest(model: Model, record: Record) -> list[str]:
     [vector] = await model.embedder.embed([record.text[:ASKED]], query=True)
     realm = Scope(tenant=record.scope.tenant, space=record.scope.space)
     found = await model.index.near(Query(scope=realm, limit=NEAREST + 1), vector, NEAREST + 1)
-    return [id for id, _ in found if id != record.id][:NEAREST]
+    return [near.id for near, _ in found if near.id != record.id][:NEAREST]
 
 
 async def _drawn(store: Store, count: int) -> list[Record]:

@@ -306,8 +306,8 @@ class Store(Protocol):
         """Return the slots, ascending from `start`, of the versions that match."""
         ...
 
-    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        """Return (slot, id, vector) for those of the slots whose record matches, in any order."""
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
+        """Return (slot, record, vector) for those of the slots whose record matches, in any order."""
         ...
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:

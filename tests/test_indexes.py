@@ -406,7 +406,8 @@ async def main():
     index = flat.open("flat:?small=0", store, MODEL, DIMENSION)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(await index.near(Query(scope=ANA), directions(1)[0], 10)), flush=True)
+    near = await index.near(Query(scope=ANA), directions(1)[0], 10)
+    print(json.dumps([(record.id, cosine) for record, cosine in near]), flush=True)
     sys.stdin.readline()
     await index.catch_up(ANA)
     await index.close()
@@ -454,7 +455,8 @@ class TestProcesses:
         for other in others:
             other.go_on()
         index = home.open()
-        found = await index.near(Query(scope=ANA), home.vectors[0], 10)
+        near = await index.near(Query(scope=ANA), home.vectors[0], 10)
+        found = [(record.id, cosine) for record, cosine in near]
         answers = [await asyncio.to_thread(other.line) for other in others]
         assert [[tuple(hit) for hit in json.loads(answer)] for answer in answers] == [found, found]
         await home.store.commit(Batch(erase=(home.records[0].ref,)))

@@ -51,7 +51,7 @@ class Home:
         truth = exact.open("exact:", self.store, MODEL, DIMENSION)
         for vector in self.vectors[:5]:
             found, expected = await index.near(every(ANA), vector, count), await truth.near(every(ANA), vector, count)
-            assert [id for id, _ in found] == [id for id, _ in expected]
+            assert [record for record, _ in found] == [record for record, _ in expected]
             assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-6)
         assert await index.check() == []
 
@@ -247,7 +247,8 @@ async def main():
     print("ready", flush=True)
     sys.stdin.readline()
     await index.catch_up(ANA)
-    print(json.dumps(await index.near(Query(scope=ANA), directions(1)[0], 10)), flush=True)
+    near = await index.near(Query(scope=ANA), directions(1)[0], 10)
+    print(json.dumps([(record.id, cosine) for record, cosine in near]), flush=True)
     await index.close()
     await store.close()
 
@@ -271,7 +272,7 @@ async def test_several_processes_catch_up_at_once(home: Home) -> None:
             child.kill()
             child.communicate()
     index = home.open(exact=100)
-    found = await index.near(Query(scope=ANA), home.vectors[0], 10)
+    found = [(record.id, cosine) for record, cosine in await index.near(Query(scope=ANA), home.vectors[0], 10)]
     assert [[tuple(hit) for hit in json.loads(answer)] for answer in answers] == [found] * 3
     assert (await home.lot())[1:] == (True, True, ROWS, 0)
     await home.expect(index)

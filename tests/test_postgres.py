@@ -622,33 +622,6 @@ async def _counted(store: PostgresStore) -> None:
         await store._counting
 
 
-async def test_what_owners_told_of_is_found_where_it_lies(schemas: Schemas, opened: Open) -> None:
-    """And what was revised or erased since, as it is now."""
-    store, other = [await opened(url) for url in [schemas.url()] * 2]
-    kept = [said(f"number {n}", id=f"{n}") for n in range(4)]
-    await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
-    looked: list[str] = []
-    found = store._found
-
-    async def noted(query: Query, statement: Any) -> list[Any]:
-        looked.append("rows" if "row_id = ANY" in statement(1)[0] else "ids")
-        return await found(query, statement)
-
-    store._found = noted  # type: ignore[method-assign]
-    query = Query(scope=ANA, ids=frozenset("0123"), limit=4)
-    assert len(await store.owners(query, "small", range(4))) == 4
-    assert [record.text for record in await store.find(query)] == [f"number {n}" for n in range(4)]
-    assert looked == ["rows"]
-    await put(other, (await other.find(Query(scope=ANA, ids=frozenset("1"))))[0].revise(body=Message(text="revised")))
-    await other.commit(Batch(erase=(kept[2].ref,)))
-    assert [record.text for record in await store.find(query)] == ["number 0", "revised", "number 3"]
-    assert looked == ["rows", "rows", "ids"]
-    past = dataclasses.replace(query, any_time=True)
-    assert [record.version for record in await store.find(dataclasses.replace(past, limit=9))] == [1, 1, 2, 1]
-    assert looked[3:] == ["ids"]
-    assert await store.find(dataclasses.replace(query, scope=OTHER)) == []
-
-
 async def test_what_is_asked_at_once_takes_one_trip(
     schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simonides import AsyncMemory
 from simonides.embedders.hashing import HashingEmbedder
 from simonides.kinds import Message, Note
-from simonides.query import Hit
+from simonides.query import Hit, Query
 from simonides.recall import fitted
 from simonides.recall.fit import quoted
 from simonides.recall.gather import RECENT, Candidate, Pool, holds_literal
@@ -24,6 +24,7 @@ from simonides.recall.rank import boosted, rank
 from simonides.recall.signals import SIGNALS, Evidence
 from simonides.recall.when import window
 from simonides.record import Record, Scope, Span
+from simonides.stores.sqlite import SqliteStore
 
 NOW = datetime(2026, 11, 18, 15, 30, tzinfo=UTC)  # a Wednesday
 
@@ -246,3 +247,23 @@ async def test_meaning_is_asked_for_again_where_another_speaks_than_those_who_sp
         heard.questions.clear()
         await memory.recall("what pottery did Caroline buy?")
         assert heard.questions == ["what pottery did Caroline buy?", "what pottery did buy?"]
+
+
+async def test_what_lies_near_comes_with_its_record_and_is_not_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However it is found: a vector that the index ranks is checked by the store, which then has the record anyway."""
+    async with AsyncMemory(":memory:", embedder="hashing:") as memory:
+        kept = await memory.remember(["the ferry goes at noon", "a bridge of stone"])
+        await memory.settle()
+        looked = list[Query]()
+        find = SqliteStore.find
+
+        async def noted(store: SqliteStore, query: Query) -> list[Record]:
+            looked.append(query)
+            return await find(store, query)
+
+        monkeypatch.setattr(SqliteStore, "find", noted)
+        [hit, *_] = await memory.recall("ferry at noon")
+    assert hit.id == kept[0].id and "near" in hit.by
+    assert looked and all(query.ids is None for query in looked)

@@ -214,17 +214,6 @@ async def test_how_far_vectors_reach_is_read_again_only_after_a_commit_of_anybod
         await store.close()
 
 
-async def test_what_owners_told_of_is_found_without_looking_its_id_up() -> None:
-    store = await filled()
-    query = Query(scope=HERE, ids=frozenset({"7", "9"}))
-    _, plan = await planned(store, store.find(query))
-    assert "records_id" in plan
-    await store.owners(Query(scope=HERE), "m", range(len(NOTES)))
-    found, plan = await planned(store, store.find(query))
-    assert [record.id for record in found] == ["7", "9"] and "records_id" not in plan
-    await store.close()
-
-
 async def test_it_says_how_many_connections_are_at_work(tmp_path: Path) -> None:
     store = sqlite.open(f"sqlite:///{tmp_path}/m.db")
     assert store.connections == (0, 0)

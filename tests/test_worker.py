@@ -132,7 +132,7 @@ async def embedded(store: Store, vectors: Vectors) -> list[str]:
     for scope in await store.realms():
         extent = await store.extent(scope, vectors.model)
         owners = await store.owners(every(scope), vectors.model, range(extent.slots))
-        found += [id for _, id, _ in owners]
+        found += [record.id for _, record, _ in owners]
     return sorted(found)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import Invalid
 from ..query import Query
-from ..record import Scope
+from ..record import Record, Scope
 from ..store import Store
 
 BLOCK = 4096  # vectors read at once
@@ -24,16 +24,19 @@ class ExactIndex:
             raise Invalid(f"{url!r}: this index has no options; write exact:")
         self._store, self._model, self._dimension = store, model, dimension
 
-    async def near(self, query: Query, vector: NDArray[np.float32], limit: int) -> list[tuple[str, float]]:
+    async def near(self, query: Query, vector: NDArray[np.float32], limit: int) -> list[tuple[Record, float]]:
         if vector.shape != (self._dimension,):
             raise Invalid(f"a vector of shape {vector.shape} was given; {self._model} has {self._dimension} dimensions")
-        best: dict[str, float] = {}
+        best: dict[str, tuple[Record, float]] = {}
         slots = (await self._store.slots(query, self._model)).tolist()
         for start in range(0, len(slots), BLOCK):
             owned = await self._store.owners(query, self._model, slots[start : start + BLOCK])
-            for id, score in await asyncio.to_thread(_scored, owned, vector):
-                best[id] = max(score, best.get(id, -1.0))
-        return sorted(best.items(), key=lambda hit: (-hit[1], hit[0]))[: max(0, limit)]
+            for record, score in await asyncio.to_thread(_scored, owned, vector):
+                if record.id not in best or score > best[record.id][1]:
+                    best[record.id] = record, score
+            nearest = sorted(best.values(), key=lambda hit: (-hit[1], hit[0].id))[: max(0, limit)]
+            best = {record.id: (record, score) for record, score in nearest}
+        return list(best.values())
 
     async def catch_up(self, scope: Scope) -> None:
         """There is nothing that could be behind."""
@@ -48,10 +51,10 @@ class ExactIndex:
         """There is nothing to let go of."""
 
 
-def _scored(owned: list[tuple[int, str, bytes]], vector: NDArray[np.float32]) -> list[tuple[str, float]]:
-    """Return each vector's id and cosine, which half floats may take a little over 1."""
-    scores = ((id, float(np.frombuffer(half, "<f2").astype(np.float32) @ vector)) for _, id, half in owned)
-    return [(id, min(1.0, max(-1.0, score))) for id, score in scores]
+def _scored(owned: list[tuple[int, Record, bytes]], vector: NDArray[np.float32]) -> list[tuple[Record, float]]:
+    """Return each vector's record and cosine, which half floats may take a little over 1."""
+    scores = ((record, float(np.frombuffer(half, "<f2").astype(np.float32) @ vector)) for _, record, half in owned)
+    return [(record, min(1.0, max(-1.0, score))) for record, score in scores]
 
 
 open = ExactIndex

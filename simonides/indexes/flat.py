@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import Invalid, Unavailable
 from ..query import Query
-from ..record import Scope
+from ..record import Record, Scope
 from ..store import Extent, Store
 from . import kernels
 from .flat_codes import BLOCK, ENDINGS, FileCodes, GroupCodes, Head, MemoryCodes, Owner, Rows, model_name, stem
@@ -75,7 +75,7 @@ class FlatIndex:
         self._troubles: dict[Realm, str] = {}  # why the codes of a realm are not in files
         self._swept = False
 
-    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[str, float]]:
+    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[Record, float]]:
         query, vector = meant(query), checked(vector, self._model, self._dimension)
         extent = await self._store.extent(query.scope, self._model)
         if limit < 1 or not extent.slots:

@@ -36,7 +36,7 @@ from psycopg.adapt import Dumper
 from ..errors import Damaged, Invalid, SimonidesError, Unavailable
 from ..postgresql import Connection, Pool, make_schema, parsed, quoted
 from ..query import Query
-from ..record import Scope
+from ..record import Record, Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
 from .search import (
@@ -150,7 +150,7 @@ class PgvectorIndex:
         self._behind: dict[Realm, asyncio.Task[None]] = {}
         self._swept = False
 
-    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[str, float]]:
+    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[Record, float]]:
         query, vector = meant(query), checked(vector, self._model, self._dimension)
         extent = await self._store.extent(query.scope, self._model)
         if limit < 1 or not extent.slots:
@@ -161,7 +161,7 @@ class PgvectorIndex:
             self._lots.pop(query.scope.realm, None)
             return await self._nearest(query, vector, limit, extent)
 
-    async def _nearest(self, query: Query, vector: Floats, limit: int, extent: Extent) -> list[tuple[str, float]]:
+    async def _nearest(self, query: Query, vector: Floats, limit: int, extent: Extent) -> list[tuple[Record, float]]:
         lot = await self._lot(query.scope, extent)
         tail = await self._held.vectors(query.scope, extent, lot.filled if lot else 0)
         propose = Rows(self._pool, lot, vector, self._options.ef).propose if lot else nothing

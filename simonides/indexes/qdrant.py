@@ -33,7 +33,7 @@ import numpy as np
 
 from ..errors import Full, Invalid, Unavailable
 from ..query import Query
-from ..record import Scope
+from ..record import Record, Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
 from .search import (
@@ -116,7 +116,7 @@ class QdrantIndex:
         self._client: AsyncQdrantClient | None = None
         self._ready = self._swept = False
 
-    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[str, float]]:
+    async def near(self, query: Query, vector: Floats, limit: int) -> list[tuple[Record, float]]:
         query, vector = meant(query), checked(vector, self._model, self._dimension)
         extent = await self._store.extent(query.scope, self._model)
         if limit < 1 or not extent.slots:
@@ -127,7 +127,7 @@ class QdrantIndex:
             self._forget_places()
             return await self._nearest(query, vector, limit, extent)
 
-    async def _nearest(self, query: Query, vector: Floats, limit: int, extent: Extent) -> list[tuple[str, float]]:
+    async def _nearest(self, query: Query, vector: Floats, limit: int, extent: Extent) -> list[tuple[Record, float]]:
         lot = await self._lot(query.scope, extent)
         held = await self._held.vectors(query.scope, extent, lot.filled if lot else 0)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import Invalid
 from ..query import Query
-from ..record import Scope
+from ..record import Record, Scope
 from ..store import Extent, Store
 from . import kernels
 from .kernels import Floats, Slots
@@ -27,7 +27,7 @@ from .kernels import Floats, Slots
 DROPPED = 1 / 10  # share of the best rows that may be superseded, ended or archived without a second trip to the store
 PASSING = 1 / 8  # share of the best rows that must match for a filter to be answered by looking further down
 OWNERS = 4096  # slots that the store is asked about at once
-FEW = 1024  # new slots that are each looked at, when a list is extended
+FEW = 256  # new slots that are each looked at, when a list is extended
 SPARE = 1 / 5  # of what is wanted, asked for beyond it, because some of it may not match now…
 SPARE_LEAST = 12  # …and at least so many
 CHECKED = 1024  # vectors that are compared with the store at once
@@ -82,6 +82,15 @@ Proposed = tuple[Slots, Floats, bool]  # slots and their scores, best first, and
 Propose = Callable[[int, Slots | None], Awaitable[Proposed]]  # so many, of all rows or of those in these slots
 
 
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The best score of a record's vectors, and that vector's slot."""
+
+    score: float
+    slot: int
+    record: Record
+
+
 class Search:
     """One question: what the store has said of the rows that were proposed so far, and whether that is the answer."""
 
@@ -90,11 +99,11 @@ class Search:
         self._vector, self._limit = vector, limit
         self._seen = set[int]()
         self._passed = 0  # vectors seen that match
-        self._best: dict[str, tuple[float, int]] = {}  # of each record its best score, and that vector's slot
+        self._best: dict[str, _Best] = {}  # by the record's id
 
-    def answer(self) -> list[tuple[str, float]]:
-        found = sorted((-score, id) for id, (score, _) in self._best.items())
-        return [(id, min(1.0, max(-1.0, -score))) for score, id in found[: self._limit]]
+    def answer(self) -> list[tuple[Record, float]]:
+        found = sorted(self._best.values(), key=lambda best: (-best.score, best.record.id))
+        return [(best.record, min(1.0, max(-1.0, best.score))) for best in found[: self._limit]]
 
     async def through(self, rank: Rank, *, patient: bool) -> bool:
         """Look further and further down until the answer is found, or nothing is left.
@@ -125,26 +134,29 @@ class Search:
             owned = await self._store.owners(self._query, self._model, new[start : start + OWNERS])
             self._passed += len(owned)
             scores = await scored(owned, self._vector, self._run)
-            for (slot, id, _), score in zip(owned, scores, strict=True):
-                if id not in self._best or score > self._best[id][0]:
-                    self._best[id] = score, slot
+            for (slot, record, _), score in zip(owned, scores, strict=True):
+                if record.id not in self._best or score > self._best[record.id].score:
+                    self._best[record.id] = _Best(score, slot, record)
 
     def _further(self, ranking: Ranking) -> int:
         """Return up to which rank a row could still be among the nearest, and the first that could not."""
         if len(self._best) < self._limit:
             return len(ranking.slots)
-        last = heapq.nlargest(self._limit, self._best.values())[-1][0]
+        last = self._nearest()[-1].score
         return min(len(ranking.slots), int(np.count_nonzero(ranking.scores + ranking.slack > last)) + 1)
 
     def _is_settled(self, ranking: Ranking, reach: int) -> bool:
         """Whether no row beyond that reach, or passed over by the choice of candidates, could be among the nearest."""
         if len(self._best) < self._limit:
             return False
-        nearest = heapq.nlargest(self._limit, self._best.values())
-        certain = nearest[-1][0] >= ranking.scores[reach - 1] + ranking.slack
+        nearest = self._nearest()
+        certain = nearest[-1].score >= ranking.scores[reach - 1] + ranking.slack
         # Where very many rows are nearly as near, those that a byte cannot tell apart are as good as one another.
         certain = certain or reach > 8 * self._limit + 500
-        return certain and {slot for _, slot in nearest}.isdisjoint(ranking.slots[ranking.trusted :].tolist())
+        return certain and {best.slot for best in nearest}.isdisjoint(ranking.slots[ranking.trusted :].tolist())
+
+    def _nearest(self) -> list[_Best]:
+        return heapq.nlargest(self._limit, self._best.values(), key=lambda best: best.score)
 
     def _wider(self, wide: int) -> int:
         missing = self._limit / max(1, len(self._best))
@@ -250,7 +262,7 @@ async def differing(
     return wrong, left
 
 
-async def scored(owned: Sequence[tuple[int, str, bytes]], vector: Floats, run: Run) -> list[float]:
+async def scored(owned: Sequence[tuple[int, Record, bytes]], vector: Floats, run: Run) -> list[float]:
     """Return the inner product of the vector with each that the store gave."""
 
     def score() -> list[float]:

@@ -161,13 +161,10 @@ async def _near(parts: tuple[str, ...], query: Query, means: Means, effort: Effo
         nearest = await _nearest(asked.vector, query, means.index, effort.near)
     except Unavailable as error:
         return Near(note=f"found by words alone, because the index did not answer: {error}")
-    ids = frozenset(id for id, _ in nearest)
-    found = {record.id: record for record in await means.store.find(_of(query, ids=ids, limit=len(ids)))} if ids else {}
-    there = [(found[id], cosine) for id, cosine in nearest if id in found]
-    return Near(parts, asked, there, means.embedder.unrelated)
+    return Near(parts, asked, nearest, means.embedder.unrelated)
 
 
-async def _nearest(vector: NDArray[np.float32], query: Query, index: Index, limit: int) -> list[tuple[str, float]]:
+async def _nearest(vector: NDArray[np.float32], query: Query, index: Index, limit: int) -> list[tuple[Record, float]]:
     nearest = await index.near(_of(query, limit=limit), vector, limit)
     if len(nearest) == limit and nearest[limit // 2][1] > SAME:  # the same again and again: look further down
         nearest = await index.near(_of(query, limit=limit * FLOOD), vector, limit * FLOOD)

@@ -277,11 +277,11 @@ class MemoryStore:
         rows = self._group_of(query.scope, model).from_slot(start)
         return np.array([slot for slot, row in rows if (row.ref, row.version) in meant][:limit], np.int64)
 
-    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
         wanted = {int(slot) for slot in slots}
-        meant = {(record.ref, record.version) for record in self._matching(query)}
+        meant = {(record.ref, record.version): record for record in self._matching(query)}
         return [
-            (slot, row.ref.id, row.vector)
+            (slot, meant[row.ref, row.version], row.vector)
             for slot, row in self._group_of(query.scope, model).from_slot(0)
             if slot in wanted and (row.ref, row.version) in meant
         ]

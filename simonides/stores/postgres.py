@@ -46,7 +46,6 @@ from .postgres_writer import Writer
 
 PAGE_MAX = 10_000  # hits up to which it may be quicker to merge parts that are in order than to sort
 MANY_ROWS = 2**31 - 1
-PLACES_KEPT = 10_000  # ids whose rows are known from the index's last questions
 
 T = TypeVar("T")
 
@@ -87,10 +86,9 @@ TOKENS = f"""
     JOIN tokens t ON t.realm = r.realm AND t.row_id = r.row_id AND t.grp = {GROUP}
 """
 OWNERS = f"""
-    SELECT v.slot, r.id, v.value, r.row_id
+    SELECT v.slot, v.value, {rows.SELECT}
     FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
     WHERE v.realm = %s AND v.grp = {GROUP} AND v.slot = ANY(%s::bigint[]) AND """
-PLACED = f"SELECT {rows.SELECT} FROM records r WHERE r.row_id = ANY(%s::bigint[]) AND "
 MODELS = """
     SELECT g.model, sum(g.slots - g.holes) FROM groups g JOIN realms m ON m.realm = g.realm
     WHERE %s::text IS NULL OR (m.tenant = %s AND m.space = %s) GROUP BY g.model
@@ -133,7 +131,6 @@ class PostgresStore:
         self._head = 0  # the last that was told
         self._growth = Growth()
         self._words = Words()
-        self._places: dict[tuple[tuple[str, str], str], int] = {}  # the row where `owners` met an id
         self._fresh, self._many = 0, COUNTED_AT  # rows written since they were last counted, and when to count again
         self._counting: asyncio.Task[None] | None = None
         self._closed = False
@@ -157,7 +154,7 @@ class PostgresStore:
             return
         async with frozen(pool) as moment:
             one = copy.copy(self)
-            one._parts, one._words, one._places = Parts(moment, Refusing(), None, None), Words(), {}
+            one._parts, one._words = Parts(moment, Refusing(), None, None), Words()
             yield one
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -216,28 +213,8 @@ class PostgresStore:
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def find(self, query: Query) -> list[Record]:
-        places = self._placed(query)
-        if not places:
-            return await self._found(query, lambda realm: _finding(query, realm))
-        found = [one for one in await self._found(query, lambda realm: _at(query, realm, places)) if one.id in places]
-        if rest := frozenset(query.ids or ()) - {record.id for record in found}:
-            others = dataclasses.replace(query, ids=rest)
-            found += await self._found(others, lambda realm: _finding(others, realm))
-        return sorted(found, key=lambda record: record.id)
-
-    async def _found(self, query: Query, statement: Callable[[int], tuple[str, list[Any]]]) -> list[Record]:
-        found = await self._in_realm(query.scope, lambda db, realm: db.execute(*statement(realm)))
+        found = await self._in_realm(query.scope, lambda db, realm: db.execute(*_finding(query, realm)))
         return [as_record(row, query.scope) for row in await fetched(found)]
-
-    def _placed(self, query: Query) -> dict[str, int]:
-        """Return the rows where the index's question met the ids that are asked for, as far as it did.
-
-        Only the latest version of a record matches, so what is there and matches is it. The rest is to be looked up.
-        """
-        ids, ordered = query.ids or frozenset(), query.newest or query.after is not None
-        if ordered or query.limit < len(ids) or query.any_time or query.known_at is not None:
-            return {}
-        return {id: row for id in ids if (row := self._places.get((query.scope.realm, id)))}
 
     async def count(self, query: Query) -> int:
         def count(realm: int) -> tuple[str, list[Any]]:
@@ -367,20 +344,14 @@ class PostgresStore:
         found = await fetched(await self._in_realm(query.scope, read))
         return numbers(found[0][0] if found else None)
 
-    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
         async def read(db: Db, realm: int) -> Sent:
             condition, values = where(query, realm, of_given=True)
             wanted = Numbers([slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS])
             return await db.execute(OWNERS + condition, (realm, realm, kept(model), wanted, *values), binary=True)
 
-        owned = [
-            (slot, given(id), value, row)
-            for slot, id, value, row in await fetched(await self._in_realm(query.scope, read))
-        ]
-        if len(self._places) >= PLACES_KEPT:
-            self._places.clear()
-        self._places.update({(query.scope.realm, id): row for _, id, _, row in owned})
-        return [(slot, id, value) for slot, id, value, _ in owned]
+        found = await fetched(await self._in_realm(query.scope, read))
+        return [(slot, as_record(row, query.scope), value) for slot, value, *row in found]
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
         async def read(db: Db, realm: int) -> Sent:
@@ -507,12 +478,6 @@ def _finding(query: Query, realm: int) -> tuple[str, list[Any]]:
     if len(parts) == 1:
         return parts[0], values
     return f"{' UNION ALL '.join(parts)} ORDER BY {order} LIMIT %s", [*values, query.limit]
-
-
-def _at(query: Query, realm: int, places: Mapping[str, int]) -> tuple[str, list[Any]]:
-    """Return the statement that finds which of the records that were met at these rows match."""
-    condition, values = where(dataclasses.replace(query, ids=None), realm, of_given=True)
-    return PLACED + condition, [Numbers(list(places.values())), *values]
 
 
 def _only(found: Sequence[tuple[Any, ...]]) -> int:

@@ -68,7 +68,7 @@ LINES = "SELECT c.seq, c.at, c.id, c.version, c.kind, c.note, m.tenant, m.space,
 MAPPED = 1 << 28  # bytes of the file that each connection maps, from its beginning; the rest of a large one is read.
 # A mapped page costs nothing to look at again, but three to five times as much as one that is read at the first time.
 KEPT = 8192  # KB of pages that a reader keeps; the writer, which holds what it has not written yet, four times as many
-PLACED, EXTENTS = 10_000, 1_000  # rows in which ids were met, and extents, that are remembered
+EXTENTS = 1_000  # extents that are remembered
 
 T = TypeVar("T")
 Write = Callable[[apsw.Connection, int, Version, datetime], list[Change]]
@@ -92,7 +92,6 @@ class SqliteStore:
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
-        self._places: dict[tuple[int, str], int] = {}  # the row where `owners` met an id
         self._extents: dict[tuple[tuple[str, str], str], tuple[int | None, Extent]] = {}  # with what the watch saw
         self._writer = Writer(connection, lambda error: translated(error, path, *OURS), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
@@ -239,27 +238,6 @@ class SqliteStore:
         realm = self._known_realm(db, query.scope)
         if realm is None:
             return []
-        if placed := self._placed(db, query, realm):
-            rest = (query.ids or frozenset()) - placed.keys()
-            others = self._looked_up(db, dataclasses.replace(query, ids=rest), realm) if rest else []
-            return sorted([*placed.values(), *others], key=lambda record: record.id)
-        return self._looked_up(db, query, realm)
-
-    def _placed(self, db: apsw.Connection, query: Query, realm: int) -> dict[str, Record]:
-        """Return, by id, those of the records asked for by id that are where the index's question met them.
-
-        Only the latest version of a record matches, so what is there and matches is it. The rest is to be looked up.
-        """
-        ids, ordered = query.ids or frozenset(), query.newest or query.after is not None
-        places = sorted(row for id in ids if (row := self._places.get((realm, id))))
-        if not places or ordered or query.limit < len(ids) or query.any_time or query.known_at is not None:
-            return {}
-        where, values = sqlite_rows.where(dataclasses.replace(query, ids=None), realm, of_given=True)
-        sql = f"SELECT {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value WHERE {where}"
-        found = (rows.as_record(row, query.scope) for row in _all(db, sql, (_listed(places), *values)))
-        return {record.id: record for record in found if record.id in ids}
-
-    def _looked_up(self, db: apsw.Connection, query: Query, realm: int) -> list[Record]:
         order = "r.at DESC, r.id DESC, r.version DESC" if query.newest else "r.id, r.version"
         before, sort, ways = _directed(db, query, realm)
         parts, values = list[str](), list[Any]()
@@ -507,22 +485,19 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        def read(db: apsw.Connection) -> list[tuple[int, str, bytes]]:
+    async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
+        def read(db: apsw.Connection) -> list[tuple[int, Record, bytes]]:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return []
             where, values = sqlite_rows.where(query, realm, of_given=True)
             base = group << 32
             sql = (
-                "SELECT v.vector - ?, r.id, v.value, r.row FROM json_each(?) j"
+                f"SELECT v.vector - ?, v.value, {rows.SELECT} FROM json_each(?) j"
                 f" CROSS JOIN vectors v ON v.vector = ? + j.value CROSS JOIN records r ON r.row = v.row WHERE {where}"
             )
             found = _all(db, sql, (base, _listed(int(slot) for slot in slots), base, *values))
-            if len(self._places) >= PLACED:
-                self._places.clear()
-            self._places.update({(realm, id): row for _, id, _, row in found})
-            return [(slot, id, half) for slot, id, half, _ in found]
+            return [(slot, rows.as_record(row, query.scope), half) for slot, half, *row in found]
 
         return await self._read(read)
 
@@ -656,7 +631,7 @@ class SqliteStore:
         frozen = copy.copy(self)
         frozen._realms, frozen._fresh, frozen._frequencies, frozen._samples = {}, {}, {}, {}
         frozen._writer, frozen._watch, frozen._frozen = Refusing(), Watch(None), True
-        frozen._heads, frozen._places, frozen._extents = {}, {}, {}
+        frozen._heads, frozen._extents = {}, {}
         frozen._readers = ThreadPoolExecutor(1, thread_name_prefix="simonides-snapshot")
         frozen._mine, frozen._open = threading.local(), []
         try:

@@ -70,7 +70,7 @@ async def remember_all(store: Store, records: Sequence[Record], vectors: NDArray
 
 
 async def near_ids(index: Index, query: Query, vector: Vector, limit: int = 10) -> list[str]:
-    return [id for id, _ in await index.near(query, vector, limit)]
+    return [record.id for record, _ in await index.near(query, vector, limit)]
 
 
 async def cosines(
@@ -84,9 +84,9 @@ async def cosines(
     return best
 
 
-def check_nearest(found: Sequence[tuple[str, float]], true: Mapping[str, float], limit: int) -> None:
+def check_nearest(found: Sequence[tuple[Record, float]], true: Mapping[str, float], limit: int) -> None:
     """Assert that these are the nearest, each once, with their cosine, best first; equals may stand for one another."""
-    ids, scores = [id for id, _ in found], [score for _, score in found]
+    ids, scores = [record.id for record, _ in found], [score for _, score in found]
     assert len(ids) == len(set(ids)) == min(limit, len(true))
     assert set(ids) <= true.keys()
     assert scores == sorted(scores, reverse=True)
@@ -104,7 +104,7 @@ class Finding:
         same = await remember(store, said("same"), direction(1))
         against = await remember(store, said("against"), direction(-1))
         found = await index_over(store).near(Query(scope=ANA), direction(1), 10)
-        assert [id for id, _ in found] == [same.id, close.id, far.id, against.id]
+        assert [record.id for record, _ in found] == [same.id, close.id, far.id, against.id]
         assert [score for _, score in found] == pytest.approx([1, 0.6, 0, -1], abs=HALF)
 
     async def test_no_more_come_than_were_asked_for(self, store: Store, index_over: MakeIndex) -> None:
@@ -130,7 +130,7 @@ class Finding:
         long = await remember(store, said("long"), *(direction(1, 0.01 * n) for n in range(40)), direction(0, 1))
         short = await remember(store, said("short"), direction(1, 1))
         found = await index_over(store).near(Query(scope=ANA), direction(1), 2)
-        assert [id for id, _ in found] == [long.id, short.id]
+        assert [record.id for record, _ in found] == [long.id, short.id]
         assert found[0][1] == pytest.approx(1, abs=HALF)
         assert await near_ids(index_over(store), Query(scope=ANA), direction(0, 1), 1) == [long.id]
 
@@ -280,13 +280,13 @@ class Following:
         before = now()
         await asyncio.sleep(0.002)
         await remember(store, paris.revise(body=dataclasses.replace(paris.body, text="in Rome")), direction(0, 1))
-        for query, cosine in (
-            (Query(scope=ANA), 0),
-            (Query(scope=ANA, known_at=before), 1),
-            (Query(scope=ANA, any_time=True), 1),
+        for query, text, cosine in (
+            (Query(scope=ANA), "in Rome", 0),
+            (Query(scope=ANA, known_at=before), paris.text, 1),
+            (Query(scope=ANA, any_time=True), paris.text, 1),
         ):
-            [(id, score)] = await index.near(query, direction(1), 10)
-            assert id == paris.id
+            [(record, score)] = await index.near(query, direction(1), 10)
+            assert (record.id, record.text) == (paris.id, text)
             assert score == pytest.approx(cosine, abs=HALF)
 
     async def test_what_is_no_longer_true_is_not_near(self, store: Store, index_over: MakeIndex) -> None:

@@ -140,4 +140,5 @@ async def _check_meaning(store: Store, query: Query, everything: Sequence[Record
         slots = (await store.slots(query, "small")).tolist()
         owned = await store.owners(query, "small", range(extent.slots))
         assert sorted(slot for slot, _, _ in owned) == slots
-        assert sorted(id for _, id, _ in owned) == sorted(record.id for record in expected)
+        owners = sorted((record for _, record, _ in owned), key=lambda one: (one.id, one.version))
+        assert owners == sorted(expected, key=lambda one: (one.id, one.version))

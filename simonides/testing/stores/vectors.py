@@ -86,7 +86,8 @@ class Vectors:
         embeddings = (embedded(mine, unit(1, 0), unit(0, 1)), embedded(other))
         await store.commit(Batch(put=(mine, other), embeddings=embeddings))
         found = await store.owners(Query(scope=ANA, pinned=True), "small", [1, 2, 99])
-        assert [(slot, id, floats(vector)) for slot, id, vector in found] == [(1, mine.id, [0, 1])]
+        [there] = await store.find(Query(scope=ANA, pinned=True))
+        assert [(slot, record, floats(vector)) for slot, record, vector in found] == [(1, there, [0, 1])]
         assert {slot for slot, _, _ in await store.owners(Query(scope=ANA, limit=1), "small", [0, 1, 2])} == {0, 1, 2}
         slots = await store.slots(Query(scope=ANA), "small")
         assert len(await store.owners(Query(scope=ANA), "small", list(slots))) == 3
