@@ -97,8 +97,15 @@ async def gather(question: Question, query: Query, means: Means, effort: Effort)
 
 
 async def _recent_and_near(question: Question, query: Query, means: Means, effort: Effort) -> tuple[list[Record], Near]:
-    """Return what was said last, and what lies near the question as if those who said it were all who speak."""
-    recently = await means.store.find(_of(query, newest=True, limit=RECENT))
+    """Return what was said last, and what lies near the question as if those who said it were all who speak.
+
+    A question without a name is not kept waiting for who that is.
+    """
+    finding = means.store.find(_of(query, newest=True, limit=RECENT))
+    if question.names_nobody:
+        near, recently = await asyncio.gather(_near(question.parts, query, means, effort), finding)
+        return recently, near
+    recently = await finding
     return recently, await _near(_nameless(question, recently), query, means, effort)
 
 

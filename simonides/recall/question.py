@@ -18,6 +18,7 @@ _SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _QUOTED = re.compile(r'"([^"\n]{2,200})"|“([^”\n]{2,200})”|«([^»\n]{2,200})»|`([^`\n]{2,200})`|「([^」\n]{2,200})」')
 # Identifiers and numbers: something with a digit, or joined by -, _, /, . or @ (PR-2291, v1.2, me@example.org).
 _IDENTIFIER = re.compile(r"(?<![\w])(?=[\w.@/#+:-]*\d)[\w][\w.@/#+:-]*[\w]|(?<![\w])[\w.+-]+@[\w-]+\.[\w.-]+|\b\d+\b")
+_WORD = re.compile(r"[^\W\d_]+")
 _YEARS = re.compile(r"(?:19|20)\d\d(?:-\d\d){0,2}")
 
 
@@ -29,12 +30,13 @@ class Question:
     window: tuple[datetime, datetime] | None
     at: datetime
     parts: tuple[str, ...] = ()  # the sentences, short ones together: what is embedded
+    names_nobody: bool = False  # as far as can be told from how it is written
 
 
 def understand(text: str, at: datetime, zone: tzinfo | None = None) -> Question:
     text = text[:QUESTION_MAX]
     asked, exact = tuple(words.asked(text)), tuple(literals(text))
-    return Question(text, asked, exact, window(text, at, zone), at, tuple(parts(text)))
+    return Question(text, asked, exact, window(text, at, zone), at, tuple(parts(text)), names_nobody(text))
 
 
 def parts(text: str) -> list[str]:
@@ -53,6 +55,19 @@ def literals(text: str) -> list[str]:
     quoted = [next(part for part in found.groups() if part) for found in _QUOTED.finditer(text)]
     written = [found[0] for found in _IDENTIFIER.finditer(text) if not _YEARS.fullmatch(found[0])]
     return list(dict.fromkeys(words.fold(part) for part in quoted + written))[:LITERALS_MAX]
+
+
+def names_nobody(text: str) -> bool:
+    """Return whether every word is written small, but the first of a sentence and "I": then hardly one is a name.
+
+    Scripts that have no small letters do not tell.
+    """
+    for sentence in _SENTENCE.split(text):
+        for place, word in enumerate(_WORD.findall(sentence)):
+            first = word[0]
+            if not (first.islower() or word == "I" or (place == 0 and first.isupper())):
+                return False
+    return True
 
 
 def without_names(text: str, names: frozenset[str]) -> str:

@@ -92,6 +92,7 @@ class SqliteStore:
         self._fresh: dict[tuple[str, str], int] = {}
         self._frequencies: dict[str, tuple[int, int]] = {}
         self._samples: dict[int, tuple[Sample, int]] = {}
+        self._sizes: dict[int, tuple[int | None, int]] = {}  # what the watch saw, the versions of a realm then
         self._extents: dict[tuple[tuple[str, str], str], tuple[int | None, Extent]] = {}  # with what the watch saw
         self._writer = Writer(connection, lambda error: translated(error, path, *OURS), self._fresh.clear)
         self._watch = Watch(None if path is None else self._connect)
@@ -344,13 +345,17 @@ class SqliteStore:
     def _frequency(self, db: apsw.Connection, realm: int, term: str, versions: int) -> int:
         """Return in about how many versions the term is; a count is trusted until the realm has grown by a quarter."""
         name = prefixed(realm, term)
-        counted, then = self._frequencies.get(name, (0, 0))
-        if not then or versions > then * 1.25 or versions < then * 0.8:
+        counted = self._known_frequency(name, versions)
+        if counted is None:
             counted = self._counted(db, realm, name, versions)
             if len(self._frequencies) >= FREQUENCIES_KEPT:
                 self._frequencies.clear()
             self._frequencies[name] = (counted, versions)
         return counted
+
+    def _known_frequency(self, name: str, versions: int) -> int | None:
+        counted, then = self._frequencies.get(name, (0, 0))
+        return counted if then and then * 0.8 <= versions <= then * 1.25 else None
 
     def _counted(self, db: apsw.Connection, realm: int, name: str, versions: int) -> int:
         if versions >= SAMPLED:
@@ -363,13 +368,24 @@ class SqliteStore:
         return int(_one(db, "SELECT doc FROM vocabulary WHERE term = ?", (name,)) or 0)
 
     async def spread(self, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
+        """Ask the watch, as `head` does; only where it saw a commit, or a term is new, read."""
+        seen, realm = self._watch.seen(), self._realms.get(scope.realm, 0)
+        then, versions = self._sizes.get(realm, (None, 0))
+        if seen is not None and seen == then:
+            known = {term: self._known_frequency(prefixed(realm, term), versions) for term in terms}
+            counted = {term: count for term, count in known.items() if count is not None}
+            if len(counted) == len(known):
+                return versions, counted
         return await self._read(lambda db: self._spread(db, scope, terms))
 
     def _spread(self, db: apsw.Connection, scope: Scope, terms: Sequence[str]) -> tuple[int, dict[str, int]]:
-        realm = self._known_realm(db, scope)
+        seen, realm = self._watch.look(), self._known_realm(db, scope)
         if realm is None:
             return 0, dict.fromkeys(terms, 0)
         versions = self._versions(db, realm)
+        if len(self._sizes) >= HEADS_KEPT:
+            self._sizes.clear()
+        self._sizes[realm] = seen, versions
         return versions, {term: self._frequency(db, realm, term, versions) for term in terms}
 
     async def changes(self, *, after: int = 0, limit: int = 100, erases: bool = False) -> list[Change]:
@@ -631,7 +647,7 @@ class SqliteStore:
         frozen = copy.copy(self)
         frozen._realms, frozen._fresh, frozen._frequencies, frozen._samples = {}, {}, {}, {}
         frozen._writer, frozen._watch, frozen._frozen = Refusing(), Watch(None), True
-        frozen._heads, frozen._extents = {}, {}
+        frozen._heads, frozen._extents, frozen._sizes = {}, {}, {}
         frozen._readers = ThreadPoolExecutor(1, thread_name_prefix="simonides-snapshot")
         frozen._mine, frozen._open = threading.local(), []
         try:
