@@ -72,6 +72,7 @@ def measure_size(size: int, peer: str | None, folder: Path, report: Report) -> N
     with _saying(f"{size:,}: bulk import"):
         bulk(url, size, embedder, folder, report)
     sizes_on_disk(database, size, report)
+    hold(folder)
     with _saying(f"{size:,}: recall"):
         reads.recalls(url, size, embedder, report)
     with _saying(f"{size:,}: its parts, and exact search beside"):
@@ -99,6 +100,15 @@ def bulk(url: str, size: int, embedder: Clustered, folder: Path, report: Report)
         alone = f"sqlite:///{place}/words.db"
         report.put("bulk_words", size, writes.bulk(alone, min(size, writes.BULK_WORDS_MAX), "none"))
     report.put("bulk", size, writes.bulk(url, size, embedder))
+
+
+def hold(folder: Path) -> None:
+    """Let the disk take what was written, and read every file once: the system has all of them at hand."""
+    os.sync()
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
 
 
 def sizes_on_disk(database: Path, size: int, report: Report) -> None:

@@ -112,7 +112,7 @@ class Home:
         return self.folder / f"{stem(model, ANA.realm)}{ending}"
 
     def row(self, ending: str, slot: int) -> bytes:
-        width = DIMENSION // 8 if ending == ".bits" else DIMENSION + 4
+        width = kernels.bits_width(DIMENSION) if ending == ".bits" else DIMENSION + 4
         return self.file(ending).read_bytes()[slot * width : (slot + 1) * width]
 
     def head(self) -> Head:
@@ -161,7 +161,7 @@ def delete(ending: str) -> Callable[[Home], None]:
 
 def cut(ending: str, share: float = 0.5) -> Callable[[Home], None]:
     """Cut into the rows that are filled."""
-    width = {".bits": 1, ".codes": 12, ".head": HEAD.size / ROWS}[ending]
+    width = {".bits": kernels.bits_width(DIMENSION), ".codes": 12, ".head": HEAD.size / ROWS}[ending]
     return lambda home: os.truncate(home.file(ending), int(ROWS * width * share))
 
 
@@ -570,7 +570,7 @@ class TestKernels:
         vectors, query = directions(3000, dimension=dimension), directions(1, seed=1, dimension=dimension)
         bits, asked = kernels.sign_bits(vectors), kernels.sign_bits(query)[0]
         assert bits.shape == (3000, kernels.bits_width(dimension))
-        distances = ((vectors > 0) != (query > 0)).sum(axis=1)
+        distances = np.bitwise_count(bits ^ asked).sum(axis=1)
         odd = np.arange(2500) % 2 == 1
         for count in (1, 10, 700, 5000):
             for mask in (None, odd, np.zeros(2500, np.bool_)):
@@ -581,6 +581,25 @@ class TestKernels:
                     assert np.isin(found, allowed).all()
                     assert (np.diff(found) > 0).all()
                     assert np.sort(distances[found]).tolist() == expected.tolist()
+
+    @pytest.mark.parametrize("dimension", [1, 8, 13, 64, 100, 384, 768])
+    def test_every_component_has_a_bit_and_what_room_is_left_tells_as_much(self, dimension: int) -> None:
+        """Two vectors differ in such a share of the bits as their angle is of half a turn, whichever bits are taken."""
+        near, far = directions(2000, dimension=dimension), directions(2000, seed=1, dimension=dimension)
+        near[7] = 0
+        signs, width = near > 0, 8 * kernels.bits_width(dimension)
+        bits = np.unpackbits(kernels.sign_bits(near), axis=1)
+        assert (bits[:, :dimension] == signs).all() and not bits[7].any()
+        assert (kernels.sign_bits(near[3:4]) == kernels.sign_bits(near)[3:4]).all()  # in whatever batch
+        further = slice(dimension, width)
+        if not 0 < width - dimension <= dimension // 2:
+            assert not bits[:, further].any()
+            return
+        between = np.delete(0.6 * near + 0.8 * far, 7, axis=0)
+        there = np.unpackbits(kernels.sign_bits(between), axis=1)
+        apart = float((there[:, further] != np.delete(bits, 7, axis=0)[:, further]).mean())
+        cosines = (np.delete(near, 7, axis=0) * between).sum(axis=1) / np.linalg.norm(between, axis=1)
+        assert apart == pytest.approx(float((np.arccos(cosines) / np.pi).mean()), abs=0.01)
 
     @pytest.mark.parametrize("dimension", [1, 13, 384, 5000])
     def test_bytes_are_off_by_half_a_step_at_most(self, dimension: int) -> None:

@@ -1,5 +1,6 @@
 """Recall, part by part: what a question names, what speaks for a candidate, how hits fit a budget."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -247,6 +248,48 @@ async def test_meaning_is_asked_for_again_where_another_speaks_than_those_who_sp
         heard.questions.clear()
         await memory.recall("what pottery did Caroline buy?")
         assert heard.questions == ["what pottery did Caroline buy?", "what pottery did buy?"]
+        heard.questions.clear()
+        await memory.recall("what did bea buy?")  # written like no name: it was embedded before it was known for one
+        assert heard.questions == ["what did bea buy?", "what did buy?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "nobody"),
+    [
+        ("what did she buy?", True),
+        ("What did she buy? And when? I forgot, as I do.", True),
+        ("2026-05-02 at 9:00", True),
+        ("", True),
+        ("what did Caroline buy?", False),
+        ("what did mr. O'Neill buy?", False),
+        ("was hat Über gesagt", False),
+        ("I know who. did Élodie?", False),
+        ("山田さんは何を買いましたか", False),
+        ("what of 山田", False),
+        ("ماذا اشترت", False),
+    ],
+)
+def test_what_is_written_like_a_name(text: str, nobody: bool) -> None:
+    assert understand(text, NOW).names_nobody == nobody
+
+
+async def test_a_question_that_names_nobody_does_not_wait_for_who_spoke_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would wait here for ever: nothing is told of the newest before it was embedded."""
+    heard = Heard()
+    find = SqliteStore.find
+
+    async def waiting(store: SqliteStore, query: Query) -> list[Record]:
+        while query.newest and query.pinned is None and not heard.questions:
+            await asyncio.sleep(0.001)
+        return await find(store, query)
+
+    async with AsyncMemory(":memory:", embedder=heard) as memory:
+        await memory.remember("the ferry goes at noon")
+        monkeypatch.setattr(SqliteStore, "find", waiting)
+        async with asyncio.timeout(20):
+            [hit] = await memory.recall("when does the ferry go?")
+    assert hit.text == "the ferry goes at noon"
+    assert heard.questions == ["when does the ferry go?"]
 
 
 async def test_what_lies_near_comes_with_its_record_and_is_not_looked_up_again(

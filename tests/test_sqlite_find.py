@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simonides import words as language
 from simonides.kinds import Conversation, Note
 from simonides.query import Query
 from simonides.record import Link, Record, Ref, Scope
@@ -210,6 +211,28 @@ async def test_how_far_vectors_reach_is_read_again_only_after_a_commit_of_anybod
             patched.setattr(mine, "_read", unread)
             assert (await mine.extent(HERE, "m")).slots == count
     assert (await mine.extent(Scope(space="else"), "m")).slots == 0
+    for store in (mine, theirs):
+        await store.close()
+
+
+async def test_how_common_words_are_is_told_at_once_where_nobody_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unread(work: Any) -> None:
+        raise AssertionError("it is known")
+
+    mine, theirs = (sqlite.open(f"sqlite:///{tmp_path}/me.db") for _ in range(2))
+    [term] = language.terms("ferry")
+    for count in range(1, 4):
+        await theirs.commit(Batch(put=(Record(scope=HERE, body=Note(text="the ferry")),)))
+        assert (await mine.spread(HERE, [term]))[0] == count
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "_read", unread)
+            versions, frequencies = await mine.spread(HERE, [term])
+            assert (versions, list(frequencies)) == (count, [term])
+            with pytest.raises(AssertionError, match="it is known"):
+                await mine.spread(HERE, [term, "unmet"])
+    assert await mine.spread(Scope(space="else"), [term]) == (0, {term: 0})
     for store in (mine, theirs):
         await store.close()
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from .kernels import Bytes, Codes, Floats, Slots, bits_width, int8, row_type, sign_bits
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 20_000  # rows that are read from the store and written at once: 15 MB of 384 half floats
 STEP = 4096  # rows that a file grows by at least; beyond, by a third of what it is
 DURABLE_ROWS = 65_536  # rows after which they are flushed to the disk…

@@ -17,8 +17,8 @@ from .search import Ranking
 
 GATHER = 20_000  # matching rows that are each scored by their bytes; measured 0.2 to 0.8 µs a row
 GROWTH = 0.35  # candidates needed grow so with the rows; measured 0.33 between 32k and 92k sentences (MiniLM)
-RATIO = 40  # candidates for each hit wanted, at 100k rows: tuned, recall@100 is 0.992 on 100k sentences (bge-small)…
-TRUSTED = 33  # …and for each rank that is beyond doubt, so that a rank a little further down is
+RATIO = 25  # candidates for each hit wanted, at 100k rows: recall@100 is 0.968 on 100k sentences (bge-small)…
+TRUSTED = 20  # …and for each rank that is beyond doubt, so that a rank a little further down is
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # tried in this order when a group is tuned
 RECALL = 0.995  # recall@10 that tuning asks for
 LARGE = 1 / 4  # share of the rows from which choosing candidates by bits costs more than it saves
