@@ -177,9 +177,9 @@ class _Opening:
     undo: contextlib.AsyncExitStack
 
     async def store(self, url: str) -> Store:
-        store: Store = await asyncio.to_thread(open_store, url, self.settings.read_url)
-        self.undo.push_async_callback(store.close)
-        return self.around("store", store)
+        opening: asyncio.Task[Store] = asyncio.create_task(asyncio.to_thread(open_store, url, self.settings.read_url))
+        self.undo.push_async_callback(_closed, opening)
+        return self.around("store", await asyncio.shield(opening))
 
     async def embedder(self, url: str) -> Embedder:
         embedder: Embedder = open_backend("embedders", url)
@@ -198,3 +198,10 @@ class _Opening:
         if self.settings.work == ELSEWHERE:
             return Elsewhere(store, followers)
         return Passes(store, followers, index, self.home, waits=self.waits)
+
+
+async def _closed(opening: asyncio.Task[Store]) -> None:
+    """Close what was being opened: a thread goes on with it where the caller has given up."""
+    await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().close()

@@ -33,8 +33,9 @@ from simonides import (
     Scope,
     SimonidesError,
     Unavailable,
+    engine,
 )
-from simonides.store import Batch, Change
+from simonides.store import Batch, Change, Store
 from simonides.stores import sqlite
 
 PATIENCE = 60.0  # seconds after which something is said to hang
@@ -847,6 +848,33 @@ async def test_closing_waits_for_an_opening_under_way(home: Path) -> None:
     await memory.close()
     assert opening.done(), "what it opens later nobody would close"
     await opening
+
+
+async def test_a_first_call_that_is_given_up_leaves_no_store_open(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that opens it cannot be stopped: what it has opened in the end is closed."""
+    began, go, made = threading.Event(), threading.Event(), list[Store]()
+    really = engine.open_store
+
+    def slowly(*given: str) -> Store:
+        began.set()
+        assert go.wait(20)
+        made.append(really(*given))
+        return made[0]
+
+    monkeypatch.setattr(engine, "open_store", slowly)
+    memory = AsyncMemory("me.db")
+    call = asyncio.create_task(memory.recall("where do I live?"))
+    await asyncio.to_thread(began.wait, 20)
+    call.cancel()
+    await asyncio.sleep(0.01)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    with pytest.raises(Invalid, match="closed"):
+        await made[0].realms()
+    monkeypatch.undo()
+    assert await memory.recall("where do I live?") == []
+    await memory.close()
 
 
 def test_a_memory_called_from_inside_itself_says_what_to_use_instead(home: Path) -> None:
