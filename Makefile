@@ -10,7 +10,7 @@ demo: install  ## remember a sample archive and answer from it
 	@$(BIN)/simonides demo
 
 test: check  ## everything that is checked, as continuous integration does
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --durations=15
 
 test-faults: dev  ## what fails on purpose, and two minutes of kill -9 of workers on each store
 	@FAULTS_SECONDS=120 $(BIN)/python -m pytest -rP tests/test_faults.py tests/test_worker.py -k "faults or killed"

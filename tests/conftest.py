@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from engines import S3, Kafka, Machine, Postgres, Schemas, Valkey, machine
+from hypothesis import is_hypothesis_test
 
 import simonides
 from simonides.config import open_backend
@@ -24,7 +25,24 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(simonides.__file__).parents[1]
+# The files that take longest, so that no process is left alone with one of them in the end.
+LONGEST = (
+    "test_cluster", "test_indexes", "test_isolation", "test_durability", "test_mcp", "test_schemathesis", "test_feeds",
+    "test_memory", "test_api", "test_sinks", "test_stores_postgres", "test_stores", "test_embedders", "test_worker",
+    "test_backup", "test_journeys", "test_docs", "test_erase",
+)  # fmt: skip
+# Whether a line is met is told by other tests; measuring takes these half as long again.
+UNMEASURED = ("test_cluster", "test_isolation", "test_durability", "test_schemathesis", "test_worker", "test_feeds")
+
 STORES = ("memory:", "sqlite:///<tmp>/m.db", "sqlite:///:memory:")  # on PostgreSQL: test_stores_postgres.py
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if item.path.stem in UNMEASURED or is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture

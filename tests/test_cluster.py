@@ -23,6 +23,7 @@ from engines import Postgres, Valkey
 from serving import PATIENCE_S, Child, child
 
 BATCH, WRITERS, READERS = 20, 8, 8
+ASKED_EACH = 5  # of so many rounds of batches one is asked for by what it says
 SETTLED_S = 120.0
 
 
@@ -148,13 +149,25 @@ async def test_thousands_of_messages_and_a_rolling_restart(cluster: Cluster) -> 
 
         missing = list[str]()
 
+        async def there() -> list[str]:
+            """Return every message, once for each time that it is there."""
+            told, after = list[str](), ""
+            while after is not None:
+                asked = {"user": "marta", "kinds": "message", "limit": 1000, **({"after": after} if after else {})}
+                answer = (await client.get(f"{balanced[0].url}/api/v1/memories", params=asked)).json()
+                told += [each["text"] for each in answer["results"]]
+                after = answer["next"]
+            return sorted(told)
+
         async def read(reader: int) -> None:
-            for start in range(reader * BATCH, cluster.messages, READERS * BATCH):
+            """Ask for messages by what they say: some from everywhere."""
+            for start in range(reader * BATCH, cluster.messages, READERS * BATCH * ASKED_EACH):
                 wanted = [text(n) for n in range(start, min(start + BATCH, cluster.messages))]
                 asked = {"texts": wanted, "user": "marta", "limit": 1, "effort": "low"}
                 found = (await call(start, "/recall/batch", asked))["results"]
                 firsts = [[hit["record"]["text"] for hit in each["hits"]] for each in found]
                 missing.extend(said for said, first in zip(wanted, firsts, strict=True) if first != [said])
 
+        assert await there() == [text(n) for n in range(cluster.messages)]
         await asyncio.gather(*map(read, range(READERS)))
     assert not errors and not missing
