@@ -622,6 +622,22 @@ async def _counted(store: PostgresStore) -> None:
         await store._counting
 
 
+async def test_nobody_is_told_of_a_new_line_before_reads_from_a_replica_wait_for_it(
+    schemas: Schemas, opened: Open
+) -> None:
+    """Of those who ask at once neither the first nor a later one: he would read from a replica that lacks it."""
+    store, other = [await opened(url) for url in [schemas.url()] * 2]
+    assert await store.head() == 0
+    await put(other, said("the ferry"))
+    bound = asyncio.Event()
+    store._follow = bound.wait  # type: ignore[method-assign, assignment]
+    asking = [asyncio.create_task(store.head()) for _ in range(2)]
+    await asyncio.wait(asking, timeout=0.5)
+    assert not any(task.done() for task in asking)
+    bound.set()
+    assert await asyncio.gather(*asking) == [1, 1]
+
+
 async def test_what_is_asked_at_once_takes_one_trip(
     schemas: Schemas, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
