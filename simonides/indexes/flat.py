@@ -279,7 +279,7 @@ class FlatIndex:
             extent = await self._store.extent(scope, self._model)
             if extent.slots > self._options.small:
                 complaints += await self._check_group(scope, extent)
-        return complaints + [f"{path} is left over from a model that is gone" for path in await self._left_over()]
+        return complaints + [f"{path} is left over from a model or a format that is gone" for path in await self._left_over()]
 
     async def _check_group(self, scope: Scope, extent: Extent) -> list[str]:
         """Compare every row with the store's vector, with the lock held, so that nobody writes meanwhile."""
@@ -347,7 +347,7 @@ class FlatIndex:
         return self._folder is not None and any(Path(f"{self._path(realm)}{ending}").exists() for ending in ENDINGS)
 
     async def _sweep(self) -> None:
-        """Remove the files of models that the store no longer has."""
+        """Remove the files of models that the store no longer has, and of other formats."""
         for path in await self._left_over():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
