@@ -283,7 +283,7 @@ class TestFlatFiles:
             home.file(".codes").write_bytes(damaged)
             index = home.open()
             [complaint] = await index.check()
-            assert "1 of 200 rows differ" in complaint
+            assert "1 of 200 rows differ" in complaint and "`simonides rebuild`" in complaint
             assert await index.rebuild() == ROWS
             await home.expect(index)
             await index.close()
