@@ -5,6 +5,7 @@ Every refusal is `Invalid` and says what would be right.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .config import did_you_mean
 from .errors import Invalid
-from .kinds import KINDS
-from .query import Place, Query
+from .kinds import KINDS, Chunk, Message
+from .query import Hit, Place, Query
 from .record import ACTIVE, ARCHIVED, Link, Record, Scope
 
 T = TypeVar("T")
@@ -234,13 +235,43 @@ def links_of(value: Any) -> tuple[Link, ...]:
 
 
 def records_of(call: str, value: Any) -> Iterator[Record]:
-    """Yield the records, refusing what is none where it stands."""
+    """Yield the records, refusing where it stands what is none, or what nobody could have remembered."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise Invalid(f"{call}() takes records, as `simonides.importers.read` yields them, not {type(value).__name__}")
     for record in value:
         if not isinstance(record, Record):
             raise Invalid(f"{call}() takes records, not {type(record).__name__}")
-        yield record
+        yield _sound(record)
+
+
+def _sound(record: Record) -> Record:
+    """Return the record if a memory would take it from anybody."""
+    scope = record.scope
+    for name, value in (("tenant", scope.tenant), ("space", scope.space), ("id", record.id)):
+        if named(name, value) is None:
+            raise Invalid(f"a record needs {name}")
+    for level, mine in scope.levels:
+        named(level, mine)
+    if isinstance(record.body, Message | Chunk):
+        text_of(record.text)
+    elif not isinstance(record.text, str):
+        raise Invalid(f"the text of a {record.kind} must be a string, not {type(record.text).__name__}")
+    said = ((part.name, getattr(record.body, part.name)) for part in dataclasses.fields(record.body))
+    for name, value in (*said, ("part_of", record.part_of), ("folder", record.folder), ("source", record.source)):
+        if isinstance(value, str):
+            encoded(value, name)
+    links_of(record.links)
+    return dataclasses.replace(record, labels=names_of("labels", record.labels), metadata=metadata_of(record.metadata))
+
+
+def hits_of(value: Any) -> Iterator[Hit]:
+    """Yield the hits, refusing what is none where it stands."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise Invalid(f"pack() takes hits, as `recall` returns them, not {type(value).__name__}")
+    for hit in value:
+        if not isinstance(hit, Hit):
+            raise Invalid(f"pack() takes hits, not {type(hit).__name__}")
+        yield hit
 
 
 def folder_of(value: Any) -> str | None:

@@ -85,10 +85,12 @@ def _new(record: Record, versions: Sequence[Record]) -> Record | None:
                                part_of=record.part_of, status=record.status, metadata=record.metadata)  # fmt: skip
 
 
-async def restore(store: Store, records: Iterable[Record], settle: Settle, progress: Progress | None) -> int:
-    """Write versions with the clocks they had; return how many were new here."""
+async def restore(
+    store: Store, records: Iterable[Record], required: frozenset[str], settle: Settle, progress: Progress | None
+) -> int:
+    """Write versions with the clocks they had, each of which names the required levels; return how many were new."""
     written = 0
-    for chunk in _chunks(records):
+    for chunk in _chunks(_checked(records, required)):
         written += len(await store.commit(Batch(restore=tuple(chunk))))
         await settle()
         if progress:

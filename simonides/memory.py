@@ -20,6 +20,7 @@ from .arguments import (
     budget_of,
     check_names,
     flag,
+    hits_of,
     id_of,
     ids_of,
     levels_of,
@@ -284,8 +285,9 @@ class AsyncMemory:
     async def pack(self, hits: Iterable[Hit], text: str, *, budget: int = 1500) -> Context:
         """Return the context for this text made of hits of your own choice, the best first, as `context` makes one."""
         text, budget = text_of(text), budget_of(budget)
+        chosen = hits if isinstance(hits, Hits) else Hits(hits_of(hits))
         await self._ready()
-        return self._packed(hits if isinstance(hits, Hits) else Hits(hits), text, budget)
+        return self._packed(chosen, text, budget)
 
     def _packed(self, hits: Hits, text: str, budget: int) -> Context:
         asked = understand(text, now(), self._zone).terms
@@ -620,7 +622,8 @@ class AsyncMemory:
     async def restore(self, records: Iterable[Record], *, progress: Progress | None = None) -> int:
         """Write versions with the clocks they had, as read from an export; return how many were new here."""
         engine = await self._running()
-        return await exchange.restore(engine.store, records_of("restore", records), engine.follow, progress)
+        given = records_of("restore", records)
+        return await exchange.restore(engine.store, given, self._require, engine.follow, progress)
 
     @operation
     async def stats(self) -> dict[str, Any]:

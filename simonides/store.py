@@ -307,7 +307,10 @@ class Store(Protocol):
         ...
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
-        """Return (slot, record, vector) for those of the slots whose record matches, in any order."""
+        """Return (slot, record, vector) for those of the slots whose record matches, in any order.
+
+        A record of several of the slots is one and the same object: it is read once.
+        """
         ...
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:

@@ -25,7 +25,7 @@ import simonides
 from simonides import config
 from simonides.errors import Invalid, Unavailable
 from simonides.index import Index
-from simonides.indexes import exact, flat, kernels
+from simonides.indexes import exact, flat, flat_codes, kernels
 from simonides.indexes.flat_codes import BOOT, HEAD, STEP, FileCodes, Head, Owner, stem
 from simonides.kinds import Note
 from simonides.query import Query
@@ -255,6 +255,25 @@ class TestFlatFiles:
         assert home.file(".codes").stat().st_size >= ROWS * (DIMENSION + 4)
         await index.close()
 
+    async def test_files_of_two_formats_do_not_meet_and_those_of_another_are_swept(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else two programs would make each other's files anew for ever: one that was upgraded while the other ran."""
+        with monkeypatch.context() as patched:
+            patched.setattr(flat_codes, "FORMAT", flat_codes.FORMAT - 1)
+            await fill(home)
+            theirs = home.file(".codes")
+        made = theirs.stat()
+        index = home.open()
+        await home.expect_answers(index)
+        assert os.path.samestat(theirs.stat(), made) and home.file(".codes") != theirs
+        assert "format that is gone" in (await index.check())[0]
+        await home.store.commit(Batch(erase=(home.records[3].ref,)))
+        await index.catch_up(ANA)
+        assert not theirs.exists() and home.file(".codes").exists()
+        await home.expect(index)
+        await index.close()
+
     async def test_check_finds_a_single_damaged_row_and_rebuild_mends_it(self, home: Home) -> None:
         await fill(home)
         sound = home.file(".codes").read_bytes()
@@ -264,7 +283,7 @@ class TestFlatFiles:
             home.file(".codes").write_bytes(damaged)
             index = home.open()
             [complaint] = await index.check()
-            assert "1 of 200 rows differ" in complaint
+            assert "1 of 200 rows differ" in complaint and "`simonides rebuild`" in complaint
             assert await index.rebuild() == ROWS
             await home.expect(index)
             await index.close()

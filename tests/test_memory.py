@@ -247,7 +247,9 @@ def test_everything_cannot_be_forgotten_past_a_required_user(home: Path) -> None
 
 def test_a_memory_that_requires_a_user_keeps_no_record_that_names_none(home: Path) -> None:
     with Memory("me.db", require="user") as memory:
-        assert isinstance(refused(memory.keep, [Record(scope=Scope(), body=Note(text="nobody's"))]), Invalid)
+        for take in (memory.keep, memory.restore):
+            assert isinstance(refused(take, [Record(scope=Scope(), body=Note(text="nobody's"))]), Invalid)
+        assert memory.restore([Record(scope=Scope(user="ana"), body=Note(text="hers"))]) == 1
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
@@ -321,6 +323,11 @@ def test_what_is_no_text_is_refused_everywhere(text: Any, memory: Memory) -> Non
     for call in calls:
         assert isinstance(refused(call, memory), Invalid)
     assert memory.find() == [kept]
+
+
+def of(**more: Any) -> Record:
+    """Return a record as somebody makes one by hand."""
+    return Record(**({"scope": Scope(), "body": Note(text="x")} | more))
 
 
 BAD: dict[str, Call] = {
@@ -459,6 +466,23 @@ BAD: dict[str, Call] = {
     "restore texts": lambda m: m.restore(["x"]),  # type: ignore[list-item]
     "keep texts": lambda m: m.keep(["x"]),  # type: ignore[list-item]
     "keep a number": lambda m: m.keep(5),  # type: ignore[arg-type]
+    "keep half a character": lambda m: m.keep([of(body=Note(text=LONE))]),
+    "keep half a character in a name": lambda m: m.keep([of(body=Entity(text="x", name=LONE))]),
+    "keep half a character in a folder": lambda m: m.keep([of(folder=LONE)]),
+    "keep what is no text": lambda m: m.keep([of(body=Note(text=5))]),  # type: ignore[arg-type]
+    "keep an empty message": lambda m: m.keep([of(body=Message(text=" "))]),
+    "keep a wild user's": lambda m: m.keep([of(scope=Scope(user="*"))]),
+    "keep in an empty space": lambda m: m.keep([of(scope=Scope(space=""))]),
+    "keep in no tenant": lambda m: m.keep([of(scope=Scope(tenant=None))]),  # type: ignore[arg-type]
+    "keep metadata with NaN": lambda m: m.keep([of(metadata={"x": math.nan})]),
+    "keep a link that is a string": lambda m: m.keep([of(links=("about",))]),
+    "keep an empty label": lambda m: m.keep([of(labels=("",))]),
+    "restore half a character": lambda m: m.restore([of(body=Note(text=LONE))]),
+    "restore a wild user's": lambda m: m.restore([of(scope=Scope(user="*"))]),
+    "restore metadata with a set": lambda m: m.restore([of(metadata={"x": {1}})]),
+    "pack texts": lambda m: m.pack(["x"], "x"),  # type: ignore[list-item]
+    "pack a text": lambda m: m.pack("x", "x"),  # type: ignore[arg-type]
+    "pack nothing": lambda m: m.pack(None, "x"),  # type: ignore[arg-type]
     "keep one record": lambda m: m.keep(Record(scope=Scope(), body=Note(text="x"))),  # type: ignore[arg-type]
 }
 

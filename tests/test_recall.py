@@ -251,6 +251,9 @@ async def test_meaning_is_asked_for_again_where_another_speaks_than_those_who_sp
         heard.questions.clear()
         await memory.recall("what did bea buy?")  # written like no name: it was embedded before it was known for one
         assert heard.questions == ["what did bea buy?", "what did buy?"]
+        heard.questions.clear()
+        await memory.recall("what did  she buy?")  # of which there is nothing to leave out
+        assert heard.questions == ["what did  she buy?"]
 
 
 @pytest.mark.parametrize(

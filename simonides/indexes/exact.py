@@ -15,7 +15,7 @@ from ..query import Query
 from ..record import Record, Scope
 from ..store import Store
 
-BLOCK = 4096  # vectors read at once
+BLOCK = 512  # vectors read at once, with their records
 
 
 class ExactIndex:

@@ -36,7 +36,7 @@ from . import kernels
 from .flat_codes import BLOCK, ENDINGS, FileCodes, GroupCodes, Head, MemoryCodes, Owner, Rows, model_name, stem
 from .flat_search import Candidates, Coded, Whole, tuned
 from .kernels import Floats
-from .search import Held, Matches, Rank, Search, checked, decoded, everything, made_again, meant
+from .search import REMEDY, Held, Matches, Rank, Search, checked, decoded, everything, made_again, meant
 
 FOLDER = "vectors"
 WORKERS = 4
@@ -274,12 +274,16 @@ class FlatIndex:
                     await self._surely(codes.tune, factor, n)
 
     async def check(self) -> list[str]:
-        complaints = [f"the vector codes are kept in memory: {why}" for why in sorted(set(self._troubles.values()))]
+        complaints = [
+            f"the vector codes are kept in memory, until their files can be written: {why}"
+            for why in sorted(set(self._troubles.values()))
+        ]
         for scope in await self._store.realms():
             extent = await self._store.extent(scope, self._model)
             if extent.slots > self._options.small:
                 complaints += await self._check_group(scope, extent)
-        return complaints + [f"{path} is left over from a model that is gone" for path in await self._left_over()]
+        left = await self._left_over()
+        return complaints + [f"{path} is left over from a model or a format that is gone: {REMEDY}" for path in left]
 
     async def _check_group(self, scope: Scope, extent: Extent) -> list[str]:
         """Compare every row with the store's vector, with the lock held, so that nobody writes meanwhile."""
@@ -290,8 +294,8 @@ class FlatIndex:
             async with self._writing(scope.realm):
                 rows = self._open_rows(scope, extent) or await self._looked_at(scope, extent)
                 if rows is None:
-                    return [f"{name}.* are not this store's, or not whole"] if self._folder else []
-                return [f"{name}.*: {one}" for one in await self._compare(rows, scope)]
+                    return [f"{name}.* are not this store's, or not whole: {REMEDY}"] if self._folder else []
+                return [f"{name}.*: {one}: {REMEDY}" for one in await self._compare(rows, scope)]
         except UNWRITABLE as error:
             return [f"{name}.* cannot be checked: {error}"]
 
@@ -347,7 +351,7 @@ class FlatIndex:
         return self._folder is not None and any(Path(f"{self._path(realm)}{ending}").exists() for ending in ENDINGS)
 
     async def _sweep(self) -> None:
-        """Remove the files of models that the store no longer has."""
+        """Remove the files of models that the store no longer has, and of other formats."""
         for path in await self._left_over():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -115,8 +115,12 @@ class Owner:
 
 
 def model_name(model: str) -> str:
-    """Return what the names of a model's files begin with."""
-    return _digest(model).hex()[:8]
+    """Return what the names of a model's files begin with.
+
+    It tells the format, too: else programs of two formats that are open at once would throw each other's files away,
+    block by block, and neither would ever come to an answer.
+    """
+    return _digest(str(FORMAT), model).hex()[:8]
 
 
 def stem(model: str, realm: tuple[str, str]) -> str:

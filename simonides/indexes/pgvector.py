@@ -40,6 +40,7 @@ from ..record import Record, Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
 from .search import (
+    REMEDY,
     Held,
     Joined,
     Matches,
@@ -416,8 +417,8 @@ class PgvectorIndex:
             extent = await self._store.extent(scope, self._model)
             if extent.slots > self._options.small:
                 complaints += await self._check_group(scope)
-        left = await self._left_over()
-        return complaints + [f"the rows of {lot.table} are left over from a model that is gone" for lot in left]
+        left = [lot.table for lot in await self._left_over()]
+        return complaints + [f"the rows of {each} are left over from a model that is gone: {REMEDY}" for each in left]
 
     async def _check_group(self, scope: Scope) -> list[str]:
         """Compare every row with the store's vector."""
@@ -426,7 +427,7 @@ class PgvectorIndex:
             return []  # it is made when it is first needed
         name = f"{lot.table} ({lot.where})"
         if not await self._fits(lot, scope):
-            return [f"{name} is not of this store as it is"]
+            return [f"{name} is not of this store as it is: {REMEDY}"]
 
         async def rows(span: range) -> dict[int, bytes]:
             return await self._pool.run(lambda db: self._rows(db, lot, span))
@@ -434,11 +435,10 @@ class PgvectorIndex:
         try:
             wrong, left = await differing(self._store, self._model, scope, lot.filled, rows)
         except psycopg.errors.UndefinedTable:
-            return [f"{name} is gone"]
+            return [f"{name} is gone: {REMEDY}"]
         complaints = [f"{name}: {wrong} of {lot.filled} rows differ from the store's vectors"] if wrong else []
-        if left:
-            complaints.append(f"{name}: {left} rows of erased vectors are not taken away")
-        return complaints
+        complaints += [f"{name}: {left} rows of erased vectors are not taken away"] if left else []
+        return [f"{complaint}: {REMEDY}" for complaint in complaints]
 
     async def rebuild(self) -> int:
         self._matches.clear()

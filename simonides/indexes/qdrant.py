@@ -37,6 +37,7 @@ from ..record import Record, Scope
 from ..store import Extent, Store
 from .kernels import Floats, Slots
 from .search import (
+    REMEDY,
     Held,
     Joined,
     Matches,
@@ -329,7 +330,8 @@ class QdrantIndex:
             extent = await self._store.extent(scope, self._model)
             if extent.slots > self._options.small:
                 complaints += await self._check_group(scope, extent)
-        return complaints + [f"{name} holds points of a model that is gone" for name in await self._left_over()]
+        left = await self._left_over()
+        return complaints + [f"{name} holds points of a model that is gone: {REMEDY}" for name in left]
 
     async def _check_group(self, scope: Scope, extent: Extent) -> list[str]:
         """Compare every point with the store's vector."""
@@ -339,12 +341,13 @@ class QdrantIndex:
         name = f"{self._points} ({self._lot_name(lot.number)})"
         extent = await self._store.extent(scope, self._model)  # since then, others may have written both
         if lot.filled > extent.slots or lot.holes > extent.holes:
-            return [f"{name} is not of this store as it is"]
+            return [f"{name} is not of this store as it is: {REMEDY}"]
         wrong, left = await differing(
             self._store, self._model, scope, lot.filled, lambda span: self._vectors(lot.number, span)
         )
         complaints = [f"{name}: {wrong} of {lot.filled} points differ from the store's vectors"] if wrong else []
-        return [*complaints, *([f"{name}: {left} points of erased vectors are not taken away"] if left else [])]
+        complaints += [f"{name}: {left} points of erased vectors are not taken away"] if left else []
+        return [f"{complaint}: {REMEDY}" for complaint in complaints]
 
     async def rebuild(self) -> int:
         self._matches.clear()

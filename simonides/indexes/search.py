@@ -32,6 +32,7 @@ SPARE = 1 / 5  # of what is wanted, asked for beyond it, because some of it may 
 SPARE_LEAST = 12  # …and at least so many
 CHECKED = 1024  # vectors that are compared with the store at once
 INLINE = 256  # vectors that are scored without a trip to a worker
+REMEDY = "run `simonides rebuild`"  # what mends whatever an index complains of
 NAMES = 256  # filters that are remembered
 ROOM = 64 * 1024 * 1024  # bytes of slots that are remembered for filters, and of vectors that are held
 

@@ -75,5 +75,7 @@ def without_names(text: str, names: frozenset[str]) -> str:
     if not names:
         return text
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    left = re.sub(rf"(?<!\w)(?:{pattern})(?:['’]s)?(?!\w)", " ", text, flags=re.IGNORECASE)
+    left, found = re.subn(rf"(?<!\w)(?:{pattern})(?:['’]s)?(?!\w)", " ", text, flags=re.IGNORECASE)
+    if not found:
+        return text
     return " ".join(left.split()) if any(character.isalnum() for character in left) else text

@@ -85,10 +85,9 @@ TOKENS = f"""
     JOIN records r ON r.realm = %s AND r.id = j.id AND r.version = j.version
     JOIN tokens t ON t.realm = r.realm AND t.row_id = r.row_id AND t.grp = {GROUP}
 """
-OWNERS = f"""
-    SELECT v.slot, v.value, {rows.SELECT}
-    FROM vectors v JOIN records r ON r.realm = v.realm AND r.row_id = v.row_id
-    WHERE v.realm = %s AND v.grp = {GROUP} AND v.slot = ANY(%s::bigint[]) AND """
+SLOTS = f"FROM vectors v WHERE v.realm = %s AND v.grp = {GROUP} AND v.slot = ANY(%s::bigint[])"
+PLACED = f"SELECT v.slot, v.row_id, v.value {SLOTS}"
+OWNERS = f"SELECT r.row_id, {rows.SELECT} FROM records r WHERE r.row_id IN (SELECT v.row_id {SLOTS}) AND "
 MODELS = """
     SELECT g.model, sum(g.slots - g.holes) FROM groups g JOIN realms m ON m.realm = g.realm
     WHERE %s::text IS NULL OR (m.tenant = %s AND m.space = %s) GROUP BY g.model
@@ -345,13 +344,18 @@ class PostgresStore:
         return numbers(found[0][0] if found else None)
 
     async def owners(self, query: Query, model: str, slots: Sequence[int]) -> list[tuple[int, Record, bytes]]:
-        async def read(db: Db, realm: int) -> Sent:
+        async def read(db: Db, realm: int) -> tuple[Sent, Sent]:
             condition, values = where(query, realm, of_given=True)
             wanted = Numbers([slot for slot in map(int, slots) if 0 <= slot <= MANY_ROWS])
-            return await db.execute(OWNERS + condition, (realm, realm, kept(model), wanted, *values), binary=True)
+            named = realm, realm, kept(model), wanted
+            placed = await db.execute(PLACED, named, binary=True)
+            return placed, await db.execute(OWNERS + condition, (*named, *values))  # each once: it may be long
 
-        found = await fetched(await self._in_realm(query.scope, read))
-        return [(slot, as_record(row, query.scope), value) for slot, value, *row in found]
+        if (sent := await self._in_realm(query.scope, read)) is None:
+            return []
+        placed, found = [await fetched(each) for each in sent]
+        owner = {row_id: as_record(row, query.scope) for row_id, *row in found}
+        return [(slot, owner[row_id], value) for slot, row_id, value in placed if row_id in owner]
 
     async def tokens(self, scope: Scope, model: str, which: Sequence[tuple[str, int]]) -> list[bytes]:
         async def read(db: Db, realm: int) -> Sent:

@@ -506,14 +506,18 @@ class SqliteStore:
             realm, group = self._known_realm(db, query.scope), self._extent(db, query.scope, model).group
             if realm is None or not group:
                 return []
-            where, values = sqlite_rows.where(query, realm, of_given=True)
             base = group << 32
             sql = (
-                f"SELECT v.vector - ?, v.value, {rows.SELECT} FROM json_each(?) j"
-                f" CROSS JOIN vectors v ON v.vector = ? + j.value CROSS JOIN records r ON r.row = v.row WHERE {where}"
+                "SELECT v.vector - ?, v.row, v.value FROM json_each(?) j CROSS JOIN vectors v ON v.vector = ? + j.value"
             )
-            found = _all(db, sql, (base, _listed(int(slot) for slot in slots), base, *values))
-            return [(slot, rows.as_record(row, query.scope), half) for slot, half, *row in found]
+            placed = _all(db, sql, (base, _listed(int(slot) for slot in slots), base))
+            where, values = sqlite_rows.where(query, realm, of_given=True)
+            sql = (
+                f"SELECT r.row, {rows.SELECT} FROM json_each(?) j CROSS JOIN records r ON r.row = j.value WHERE {where}"
+            )
+            found = _all(db, sql, (_listed({row for _, row, _ in placed}), *values))  # each once: it may be long
+            owner = {row: rows.as_record(tuple(rest), query.scope) for row, *rest in found}
+            return [(slot, owner[row], half) for slot, row, half in placed if row in owner]
 
         return await self._read(read)
 

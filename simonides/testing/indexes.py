@@ -402,8 +402,13 @@ class Rules:
             vectors = await _restored(store, kept, drawn)
             for query, vector, limit in asked:
                 true = await cosines(store, query, vectors, vector[0])
-                check_nearest(await index.near(query, vector[0], limit), true, limit)
-                check_nearest(await index.near(query, vector[0], 10**6), true, 10**6)
+                meant = await store.find(dataclasses.replace(query, limit=10**9, after=None))
+                for count in (limit, 10**6):
+                    found = await index.near(query, vector[0], count)
+                    check_nearest(found, true, count)
+                    for record, cosine in found:  # that very version, and it is the one that lies so near
+                        ways = vectors[record.id, record.version].astype(np.float16).astype(np.float32) @ vector[0]
+                        assert record in meant and ways.max() == pytest.approx(cosine, abs=HALF)
             await index.close()
             await store.close()
 

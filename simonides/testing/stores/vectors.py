@@ -94,6 +94,18 @@ class Vectors:
         assert await store.owners(Query(scope=ANA), "small", []) == []
         assert await store.owners(Query(scope=ANA), "nothing", [0, 1]) == []
 
+    async def test_a_record_of_many_vectors_is_read_once_for_all_of_them(self, store: Store) -> None:
+        """It may be of megabytes, and what lies near may be a hundred passages of it."""
+        long, short = said("long " * 1000), said("short")
+        embeddings = (embedded(long, *(unit(1, n) for n in range(20))), embedded(short))
+        await store.commit(Batch(put=(long, short), embeddings=embeddings))
+        found = await store.owners(Query(scope=ANA), "small", range(21))
+        assert sorted((slot, record.id) for slot, record, _ in found) == [
+            *((slot, long.id) for slot in range(20)),
+            (20, short.id),
+        ]
+        assert len({id(record) for _, record, _ in found}) == 2
+
     async def test_an_erase_leaves_holes_that_are_never_filled(self, store: Store) -> None:
         kept = [said(str(n)) for n in range(4)]
         await store.commit(Batch(put=tuple(kept), embeddings=tuple(embedded(record) for record in kept)))
