@@ -24,6 +24,7 @@ BATCH_MIN = 8
 PATIENCE_S = 0.5  # so often progress is to be seen: where embedding is slow, fewer are kept at once
 AHEAD = 512 * 1024  # bytes that reading is ahead of what is kept, at most
 VERSIONS = "export", "version"  # the source and kind that versions from an export are counted under
+GONE = {"passage": "gone"}  # how a chunk is marked that its file put aside: whoever archives one by hand has it stay so
 PARTS_MAX = 10_000  # chunks of one document that are looked at for what is gone
 
 
@@ -129,7 +130,7 @@ class Watch:
         return sorted(changed)
 
     def _take(self, path: Path) -> Intake:
-        """Take a file in; archive the chunks that its document no longer has, bring back those that it has again."""
+        """Take a file in; archive the chunks that its document no longer has. Those that it has again come back."""
         read = list(importers.read([path], self.scope))
         found = Intake()
         records = list(_without_problems(iter(read), found))
@@ -142,11 +143,11 @@ class Watch:
 
     def _tidy(self, document: Record, present: frozenset[str]) -> int:
         whose = {level: name for level, name in document.scope.levels if name}
-        parts = self.memory.find(conversation=document.id, archived=True, limit=PARTS_MAX, **whose)  # type: ignore[arg-type]
-        stale = [part for part in parts if (part.id in present) == (part.status == ARCHIVED)]
-        for part in stale:
-            self.memory.revise(part.id, archived=part.id not in present, **whose)  # type: ignore[arg-type]
-        return sum(part.id not in present for part in stale)
+        parts = self.memory.find(conversation=document.id, limit=PARTS_MAX, **whose)  # type: ignore[arg-type]
+        gone = [part for part in parts if part.id not in present]
+        for part in gone:
+            self.memory.revise(part.id, archived=True, metadata={**part.metadata, **GONE}, **whose)  # type: ignore[arg-type]
+        return len(gone)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
