@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from . import terminal
-from .arguments import Which, Whose, zone_of
+from .arguments import Which, Whose, named, zone_of
 from .config import Settings, settings, store_url
 from .errors import Invalid, NotFound
 from .kinds import KINDS
@@ -65,9 +65,10 @@ class Asked:
 
     @property
     def whose(self) -> Whose:
-        """The names that narrow every call; the user is the setting's where none is named."""
-        named = {"user": self.user or self.settings.user or None, "agent": self.agent, "session": self.session}
-        return cast(Whose, {level: name for level, name in named.items() if name is not None})
+        """The names that narrow every call; the user is the setting's where none is named. An empty one is refused."""
+        user = (self.settings.user or None) if self.user is None else self.user
+        given = {"user": user, "agent": self.agent, "session": self.session}
+        return cast(Whose, {level: named(level, name) for level, name in given.items() if name is not None})
 
     @property
     def scope(self) -> Scope:

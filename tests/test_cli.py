@@ -509,13 +509,23 @@ def test_watching_takes_in_changes_and_archives_what_a_document_no_longer_says(r
     assert run("watch", str(notes), "--once").exit_code == 0
     assert "cellar key is lost" in run("recall", "cellar key lost").stdout
     (notes / "keys.md").write_text(spare)
-    run("watch", str(notes), "--once")
+    assert answer(run("watch", str(notes), "--once", "--json"))["archived"]
     texts = [r["text"] for r in answer(run("list", "--kind", "chunk", "--json", "-n", "100"))["records"]]
     assert not any("cellar" in text for text in texts)
     assert any("Ana" in text for text in texts)
     (notes / "keys.md").write_text(spare + cellar)
     run("watch", str(notes), "--once")
     assert "cellar key is lost" in run("recall", "cellar key lost").stdout
+
+
+def test_one_look_answers_in_json_even_where_nothing_is_new(run: Run, home: Path) -> None:
+    (home / "notes").mkdir()
+    assert answer(run("watch", str(home / "notes"), "--once", "--json"))["new"] == 0
+
+
+def test_the_demo_has_no_answer_in_json(run: Run) -> None:
+    result = run("demo", "--json")
+    assert (result.exit_code, result.stdout, json.loads(result.stderr)["error"]) == (2, "", "invalid")
 
 
 def test_ctrl_c_ends_watching_with_130(home: Path) -> None:
@@ -685,6 +695,11 @@ def test_a_memory_that_is_not_there_is_not_made_by_asking_it(run: Run, home: Pat
         (("remember", " "), 2, "invalid"),
         (("remember", "a", "--metadata", "novalue"), 2, "invalid"),
         (("show", "ffffffff"), 3, "not_found"),
+        (("letters", "show", "99"), 3, "not_found"),
+        (("list", "--user", ""), 2, "invalid"),
+        (("remember", "a", "--agent", " "), 2, "invalid"),
+        (("forget", "--user", "", "--label", "x", "--yes"), 2, "invalid"),
+        (("import", __file__, "--user", ""), 2, "invalid"),
         (("remember", "other", "--id", "mine"), 4, "conflict"),
         (("--embedder", "nothing:", "list"), 2, "invalid"),
     ],

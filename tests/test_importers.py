@@ -410,6 +410,20 @@ def test_the_same_said_twice_at_one_time_is_two_messages(written: Written) -> No
     assert len({r.id for r in messages(written("x.jsonl", lines(talk()[0], talk()[0])))}) == 2
 
 
+def test_two_messages_under_one_id_are_two_and_the_same_one_twice_is_one(written: Written) -> None:
+    one, two = (talk()[0] | {"id": "1", "session": "s", "content": text} for text in ("Yes", "No"))
+    found = messages(written("x.jsonl", lines(one, two, one, one | {"session": "other"})))
+    assert [r.text for r in found] == ["Yes", "No", "Yes", "Yes"]
+    yes, no, again, other = (r.id for r in found)
+    assert yes == again and len({yes, no, other}) == 3
+    assert messages(written("y.jsonl", lines(one)))[0].id == yes
+
+
+@pytest.mark.parametrize("at", [1767225600, 1767225600.0, 1767225600000, "2026-01-01T00:00:00Z"])
+def test_a_number_is_seconds_or_milliseconds_since_1970(written: Written, at: Any) -> None:
+    assert messages(written("x.jsonl", lines(talk()[0] | {"at": at})))[0].at == datetime(2026, 1, 1, tzinfo=UTC)
+
+
 def test_what_is_added_or_put_before_changes_no_other_id(written: Written) -> None:
     before = messages(written("x.jsonl", lines(*talk())))
     more = talk()[0] | {"at": "2020-01-01T00:00:00Z", "content": "Earlier"}
@@ -532,6 +546,7 @@ def test_what_is_named_and_cannot_be_read_is_a_problem(written: Written, tmp_pat
     for path, words in (
         (tmp_path / "nowhere", "no such file"),
         (written("x.bin", b"\0"), "binary"),
+        (written("notes.zip", zipped(notes__md=b"# Notes")), "unpack it"),
         (written("x.zip", b"PK\3\4 broken"), "broken zip"),
         (written("x.gz", b"\x1f\x8b broken"), "cannot be read"),
     ):
@@ -932,6 +947,23 @@ def test_links_and_clocks_come_back_through_the_importer(tmp_path: Path) -> None
     )
     path = exports.write(tmp_path / "x.jsonl", [record])
     assert records(path) == [record]
+
+
+def test_versions_of_others_and_of_other_spaces_are_left_out_and_it_is_said_how_they_come(tmp_path: Path) -> None:
+    def note(user: str, space: str) -> Record:
+        scope = Scope(tenant=ME.tenant, space=space, user=user)
+        return Record(scope=scope, body=KINDS["note"](text="x"), known=Span(AT))
+
+    mine = note(ME.user or "", ME.space)
+    path = exports.write(
+        tmp_path / "x.jsonl", [mine, note("eve", ME.space), note("eve", "plans"), note("eve", "plans")]
+    )
+    found, problems = both(path)
+    assert found == [mine]
+    assert [problem.message for problem in problems] == [
+        f"1 version of tenant {ME.tenant!r}, space {ME.space!r} left out: belongs to others than were named",
+        f"2 versions of tenant {ME.tenant!r}, space 'plans' left out: can be imported with these named",
+    ]
 
 
 def test_a_cut_export_gives_the_versions_that_precede_the_cut(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import Damaged, Unavailable
 from ..importer import Importer, Problem
 from ..record import Record, Scope
-from .archive import HEAD, head, members, shown
+from .archive import HEAD, ZIP, head, members, shown
 
 Told = Callable[[int], object]  # told how many bytes of all the files are done
 Named = str | os.PathLike[str]
@@ -108,6 +108,7 @@ def _read(
 
 
 BINARY = "is binary, and no importer knows it"
+ARCHIVE = "is an archive in which no importer knows anything: unpack it, and import the folder"
 
 
 def _why_not(path: Path) -> str | None:
@@ -123,6 +124,8 @@ def _why_not(path: Path) -> str | None:
         return str(error)
     if not start:
         return None
+    if start.startswith(ZIP):
+        return ARCHIVE
     return BINARY if b"\0" in start else "no importer knows it"
 
 
