@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import importers
 from .importer import Problem
-from .record import ARCHIVED, Record, Scope
+from .record import Record, Scope
 
 if TYPE_CHECKING:
     from .sync import Memory

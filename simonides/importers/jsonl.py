@@ -137,8 +137,9 @@ class _Talks:
         at = talk.moment(own)
         id = reading.named(item["id"], "a message's id") if item.get("id") is not None else None
         yield talk.thread.message(
-            text, native=talk.called(id, text) if id else talk.native(at, role, name or "", text), at=at, role=role,
-            name=name, place=talk.place, labels=reading.labels([*_list(shared.get("labels")), *_list(item.get("labels"))]),
+            text, native=talk.called(id, text) if id else talk.native(at, role, name or "", text),
+            at=at, role=role, name=name, place=talk.place,
+            labels=reading.labels([*_list(shared.get("labels")), *_list(item.get("labels"))]),
             metadata=_metadata(item, reading) | self._other_user(item, shared),
         )  # fmt: skip
 
