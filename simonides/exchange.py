@@ -158,6 +158,8 @@ async def export(store: Store, query: Query, path: str | Path | None, progress: 
     target = Path(path) if path else _path(store.folder)
     if target.is_dir():
         raise Invalid(f"{target} is a folder: name a file in it to export to")
+    if target.exists() and not target.is_file():
+        raise Invalid(f"{target} is no file, and would be replaced by one: name a file to export to")
     loop = asyncio.get_running_loop()
     query = dataclasses.replace(query, statuses=None, ended=True, limit=CHUNK)
 

@@ -500,6 +500,24 @@ def test_an_export_into_a_folder_that_is_not_there_is_refused(run: Run, memory: 
     assert run("export", str(home / "none" / "all.jsonl")).exit_code == 2
 
 
+def test_an_export_replaces_nothing_that_is_no_file(run: Run, memory: Memory, home: Path) -> None:
+    memory.remember("a")
+    os.mkfifo(home / "pipe")
+    (home / "linked").symlink_to(home / "pipe")
+    for name in ("pipe", "linked"):
+        assert run("export", str(home / name)).exit_code == 2
+        assert (home / name).is_fifo()
+    assert run("export", "-").exit_code == 2
+
+
+def test_an_export_through_a_link_leaves_the_link(run: Run, memory: Memory, home: Path) -> None:
+    memory.remember("a")
+    (home / "linked.jsonl").symlink_to(home / "all.jsonl")
+    for _ in range(2):
+        assert run("export", str(home / "linked.jsonl")).exit_code == 0
+        assert (home / "linked.jsonl").is_symlink() and len((home / "all.jsonl").read_text().splitlines()) == 2
+
+
 def test_watching_takes_in_changes_and_archives_what_a_document_no_longer_says(run: Run, home: Path) -> None:
     notes = home / "notes"
     notes.mkdir()

@@ -95,6 +95,8 @@ def export(asked: Asked, path: Path | None, **filters: Any) -> None:
     Every version is in it, and `import` reads it back. Without a name it goes to the `exports` folder beside the
     memory, which `forget` looks through.
     """
+    if str(path) == "-":
+        raise Invalid("export writes a file, and puts it in its place once it is whole: name one")
     if path and not path.parent.is_dir():
         raise Invalid(f"there is no folder {path.parent}: make it first")
     with asked.memory() as memory, terminal.counting("Exporting", asked.quiet) as progress:
