@@ -82,7 +82,8 @@ def _header(line: bytes) -> dict[str, Any] | None:
 def write(path: str | Path, records: Iterable[Record], progress: Callable[[int], object] | None = None) -> Path:
     """Write the records to the file and return its path; whoever looks sees the old file, or the whole new one.
 
-    A link stays one, and what it leads to is written. `progress` is told how many more records were written, every now and then. Raise Full where the disk is.
+    A link stays one, and what it leads to is written. `progress` is told how many more records were written, every now
+    and then. Raise Full where the disk is.
     """
     path, target = Path(path), Path(os.path.realpath(path))
     with _replacing(target) as partial:

@@ -625,15 +625,25 @@ def test_completion_is_printed_with_how_to_install_it(run: Run, name: str) -> No
     assert "# To install:" in result.stdout
 
 
-def test_the_shell_completes_commands(home: Path) -> None:
-    environment = {
-        **os.environ,
-        "_SIMONIDES_COMPLETE": "bash_complete",
-        "COMP_WORDS": "simonides reca",
-        "COMP_CWORD": "1",
-    }
-    said, _ = shell(env=environment).communicate(timeout=60)
-    assert b"recall" in said
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("simonides reca", "recall"),
+        ("simonides list --js", "--json"),
+        ("simonides letters list --us", "--user"),
+        ("simonides list --kind no", "note"),
+        ("simonides recall --effort h", "high"),
+        ("simonides remember --role a", "assistant"),
+        ("simonides config set zo", "zone"),
+    ],
+)
+def test_the_shell_completes_commands_options_and_what_they_may_be(
+    run: Run, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    monkeypatch.setenv("_SIMONIDES_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    assert run().stdout.split() == [f"plain,{meant}"]
 
 
 def test_the_demo_runs_through_and_shows_its_certificate(home: Path) -> None:
