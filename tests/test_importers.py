@@ -654,6 +654,31 @@ def test_flipped_bytes_cost_nothing_that_precedes_them(tmp_path: Path, format: s
     assert found[: len(expected)] == expected
 
 
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("harm", ["colon", "quote", "end", "comma"])
+@pytest.mark.parametrize(("format", "build"), LISTED)
+def test_a_list_is_read_on_behind_what_is_broken(
+    tmp_path: Path, format: str, build: Build, harm: str, place: int
+) -> None:
+    values, alone = listed(format, build, tmp_path)
+    head, quote, tail = values[place].rpartition(b'"')
+    broken = {
+        "colon": b'"'.join(values[place].rsplit(b'":', 1)),
+        "quote": head + quote * 2 + tail,
+        "end": values[place].rstrip()[:-1],
+        "comma": values[place],
+    }[harm]
+    between = [b"" if harm == "comma" and n == place else b",\n" for n in range(3)] + [b"]"]
+    path = tmp_path / "broken.json"
+    whole = zip([*values[:place], broken, *values[place + 1 :]], between, strict=True)
+    path.write_bytes(b"[" + b"".join(value + comma for value, comma in whole))
+    found, problems = read_as(format, path)
+    kept = [records for n, records in enumerate(alone) if n != place or harm == "comma"]
+    assert found == [record for records in kept for record in records]
+    assert len(problems) == (harm != "comma" or place < 3)
+    assert all(("read on from line" in problem.message) == (place < 3) for problem in problems)
+
+
 def mutated(value: Any, draw: Any) -> Any:
     """Return the value with something else in one place of it."""
     value, odd = copy.deepcopy(value), st.sampled_from([[], {}, 1e99, 10**30, "\ud800", "*", " "])
