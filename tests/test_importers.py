@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -677,6 +678,14 @@ def test_a_list_is_read_on_behind_what_is_broken(
     assert found == [record for records in kept for record in records]
     assert len(problems) == (harm != "comma" or place < 3)
     assert all(("read on from line" in problem.message) == (place < 3) for problem in problems)
+
+
+@pytest.mark.parametrize("deep", ['{"a":', ', {"a": [1', ', {"a": "', " {", ', {"a": [{}'])
+def test_where_a_list_goes_on_is_not_sought_for_ever(deep: str) -> None:
+    began = time.process_time()
+    text = '[{"a": 1, "b": 2}, x' + deep * 400_000
+    assert len(list(elements.elements("x", [text.encode()]))) == 2
+    assert time.process_time() - began < 20  # of minutes
 
 
 def mutated(value: Any, draw: Any) -> Any:

@@ -22,6 +22,8 @@ ELEMENT_MAX = 256 * 1024**2  # characters of one element
 NEAR = 12  # an error this close to the end of what was read may only mean that more is needed
 KEYS_MIN = 2  # so many keys tell an element of a list from what lies deeper
 OBJECT = re.compile(r"[,}\]\s]\s*(?=\{)")  # where an object may begin
+SOUGHT_MAX = 50_000_000  # characters that are read in vain in one file, to find where its list goes on: a second or two
+TRIED_MIN = 2500  # and so many are counted for every place that is tried, however short: it takes as long
 GAP = 200  # characters of white space before an object, at most
 SPACE = re.compile(r"[ \t\n\r]*")
 TOKEN = re.compile(r'("(?:[^"\\]|\\.)*+"?)\s*+(:?)|[\[\]{}]', re.DOTALL)
@@ -118,8 +120,8 @@ def _decoder(block: bytes) -> tuple[codecs.IncrementalDecoder, bytes]:
 
 
 class _Broken(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        self.line = line
+    def __init__(self, line: int, message: str, cost: int | None = None) -> None:
+        self.line, self.cost = line, cost  # how many characters were read in vain; None: nobody knows
         super().__init__(message)
 
 
@@ -174,6 +176,7 @@ class _Text:
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._source = texts(blocks)
         self._text, self._at, self.line = "", 0, 1
+        self._sought_max = SOUGHT_MAX
         self._damage: Damaged | None = None  # where the source broke off, told once all before it was read
 
     def peek(self) -> str:
@@ -201,7 +204,7 @@ class _Text:
             except json.JSONDecodeError as error:
                 if not (self._may_go_on(error) and self._more()):
                     line = self.line + self._text.count("\n", self._at, error.pos)
-                    raise _Broken(line, f"is not JSON: {_said(error)}") from None
+                    raise _Broken(line, f"is not JSON: {_said(error)}", error.pos - self._at) from None
             except RecursionError:
                 raise _Broken(self.line, "is nested too deep") from None
             except ValueError as error:
@@ -214,7 +217,7 @@ class _Text:
 
     def following(self, keys: frozenset[str]) -> Element | None:
         """Return the next object that has all these keys, two at least; None, at the end, where there is none."""
-        while len(keys) >= KEYS_MIN:
+        while len(keys) >= KEYS_MIN and self._sought_max > 0:
             found = OBJECT.search(self._text, max(self._at - 1, 0))
             if found is None:
                 self._pass(max(self._at, len(self._text) - GAP))
@@ -225,7 +228,8 @@ class _Text:
             line = self.line
             try:
                 value = self.value()
-            except _Broken:
+            except _Broken as error:
+                self._sought_max -= self._sought_max if error.cost is None else max(error.cost, TRIED_MIN)
                 self._pass(self._at + 1)
                 continue
             if isinstance(value, dict) and keys <= value.keys():
