@@ -337,6 +337,11 @@ def test_every_character_of_a_text_is_in_its_chunks_in_order(tmp_path: Path, tex
     assert [c.id for c in chunks] == sorted({c.id for c in chunks})
 
 
+def test_a_long_text_is_in_order_and_says_again_what_it_says_again(written: Written) -> None:
+    found = records(written("long.txt", b"x" * 3_600_000))[1:]
+    assert [r.id for r in found] == sorted({r.id for r in found}) and len(found) == 3000
+
+
 def test_a_sentence_is_not_cut_where_that_can_be_avoided(written: Written) -> None:
     sentence = "This is one sentence of the book, e.g. a short one. "
     _, *chunks = records(written("book.txt", (sentence * 200).encode()))

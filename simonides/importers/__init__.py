@@ -81,7 +81,7 @@ def read(paths: Iterable[Named], scope: Scope, progress: Told | None = None) -> 
         if progress:
             progress(done)
     for name, count in passed_over.items():
-        yield Problem(name, None, f"{count} binary files were passed over")
+        yield Problem(name, None, f"{count} binary files were passed over" if count > 1 else PASSED_OVER)
 
 
 def _is_begun(record: Record, begun: set[tuple[str, str, str]]) -> bool:
@@ -108,6 +108,7 @@ def _read(
 
 
 BINARY = "is binary, and no importer knows it"
+PASSED_OVER = "a binary file was passed over"
 ARCHIVE = "is an archive in which no importer knows anything: unpack it, and import the folder"
 
 

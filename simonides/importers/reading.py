@@ -42,6 +42,11 @@ def read_elements(path: Path, make: Make, split: Split = elements) -> Iterator[R
         yield Problem(shown(path), None, f"cannot be read: {error.strerror or error}")
 
 
+def placed(place: int) -> datetime:
+    """Return the time that stands in an id for a place in an order: the middle of a millisecond, for it is rounded."""
+    return EPOCH + timedelta(milliseconds=place, microseconds=500)
+
+
 class Reading:
     """Nothing here raises for what the file says: it notes the problem, and the caller goes on without."""
 
