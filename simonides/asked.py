@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 from functools import cached_property
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from . import terminal
-from .arguments import Which, Whose, zone_of
+from .arguments import Which, Whose, named, zone_of
 from .config import Settings, settings, store_url
 from .errors import Invalid, NotFound
 from .kinds import KINDS
@@ -29,6 +29,8 @@ from .query import Place
 from .record import Record, Scope
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from .sync import Memory
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,9 +67,10 @@ class Asked:
 
     @property
     def whose(self) -> Whose:
-        """The names that narrow every call; the user is the setting's where none is named."""
-        named = {"user": self.user or self.settings.user or None, "agent": self.agent, "session": self.session}
-        return cast(Whose, {level: name for level, name in named.items() if name is not None})
+        """The names that narrow every call; the user is the setting's where none is named. An empty one is refused."""
+        user = (self.settings.user or None) if self.user is None else self.user
+        given = {"user": user, "agent": self.agent, "session": self.session}
+        return cast(Whose, {level: named(level, name) for level, name in given.items() if name is not None})
 
     @property
     def scope(self) -> Scope:
@@ -123,6 +126,16 @@ class _Shown(click.Command):
         take_common(ctx)
         return super().invoke(ctx)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the common options too, which the help hides."""
+        from click.shell_completion import CompletionItem
+
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            names = ((name, option) for option in common() for name in option.opts if name.startswith(incomplete))
+            found += [CompletionItem(name, help=getattr(option, "help", None)) for name, option in names]
+        return found
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         format_examples(self.example, formatter)
 
@@ -152,6 +165,11 @@ def take_common(ctx: click.Context) -> None:
 def format_examples(example: str, formatter: click.HelpFormatter) -> None:
     with formatter.section("Examples" if "\n" in example else "Example"):
         formatter.write("".join(f"  {row}\n" for row in example.splitlines()))
+
+
+def among(names: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Let the shell complete to these names; what else is typed, the command itself judges."""
+    return lambda ctx, param, incomplete: [name for name in names if name.startswith(incomplete)]
 
 
 def command(
@@ -227,7 +245,14 @@ def timed(function: F) -> F:
 
 
 _MATCHING = (
-    click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"Only these kinds: {', '.join(KINDS)}."),
+    click.option(
+        "--kind",
+        "kinds",
+        multiple=True,
+        metavar="KIND",
+        shell_complete=among(KINDS),
+        help=f"Only these kinds: {', '.join(KINDS)}.",
+    ),
     click.option("--label", "labels", multiple=True, metavar="NAME", help="Only what bears this label."),
     click.option("--folder", metavar="PATH", help="Only what is in this folder or below it."),
     time_option("--since", "Only what was said at this time or after."),

@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from .errors import Conflict, Invalid
 from .exports import FOLDER, write
 from .follow import Following, Progress
 from .query import Place, Query
-from .record import NEVER, Record, Scope, now
+from .record import NEVER, Record, Scope, exactly, now
 from .store import Batch, Store
 from .versions import every, walls
 
@@ -69,6 +70,7 @@ async def _news(store: Store, records: Sequence[Record]) -> list[Record]:
 def _new(record: Record, versions: Sequence[Record]) -> Record | None:
     """Return what to write for a record that a source says again: nothing, its first version, or its next.
 
+    Only what the source says otherwise than before is taken over; what was corrected or organised here since, stays.
     Raise Conflict where another user's goes by that id.
     """
     if not versions:
@@ -76,13 +78,41 @@ def _new(record: Record, versions: Sequence[Record]) -> Record | None:
     latest = versions[-1]
     if latest.scope.user != record.scope.user:
         raise Conflict(f"{record.id} is there already, and belongs elsewhere")
-    corrected = latest.source != record.source or any(old.valid == NEVER for old in versions)
-    theirs = [old for old in versions if old.source == record.source]
-    if corrected or record.says_the_same(dataclasses.replace(theirs[-1], version=record.version)):
+    if latest.source != record.source or any(old.valid == NEVER for old in versions):
         return None
-    organised = {"labels": latest.labels, "folder": latest.folder, "pinned": latest.pinned}
-    return dataclasses.replace(latest.revise(**organised), body=record.body, valid=record.valid, links=record.links,
-                               part_of=record.part_of, status=record.status, metadata=record.metadata)  # fmt: skip
+    since = _since_said(versions)
+    rewritten = any(getattr(record, name) != getattr(latest, name) for name in SAID)
+    taken = {name for name in STATE if rewritten or all(_differ(name, record, old) for old in since)}
+    if all(old.valid != record.valid for old in versions):
+        taken.add("valid")
+    changes: dict[str, Any] = {name: getattr(record, name) for name in (*SAID, *taken)}
+    if not any(set(record.labels) <= set(old.labels) for old in versions):
+        changes["labels"] = tuple(sorted({*latest.labels, *record.labels}))
+    new = latest.revise(**changes)
+    return None if dataclasses.replace(new, version=latest.version).says_the_same(latest) else new
+
+
+SAID = "body", "links", "part_of"  # what nobody but its source changes of a record that has one
+STATE = "status", "metadata"  # what its source says too, and is changed here as well
+
+
+def _since_said(versions: Sequence[Record]) -> Sequence[Record]:
+    """Return the last version that the source wrote, and those after it, which were made here.
+
+    It wrote the first one, and every one that says something else; so it did where status and metadata change in one
+    version (a branch that is abandoned, a passage that is gone), as whoever organises changes one of them.
+    """
+    for place in range(len(versions) - 1, 0, -1):
+        before, here = versions[place - 1], versions[place]
+        if any(getattr(here, name) != getattr(before, name) for name in SAID) or all(
+            _differ(name, here, before) for name in STATE
+        ):
+            return versions[place:]
+    return versions
+
+
+def _differ(name: str, left: Record, right: Record) -> bool:
+    return not exactly(getattr(left, name), getattr(right, name))
 
 
 async def restore(
@@ -130,6 +160,8 @@ async def export(store: Store, query: Query, path: str | Path | None, progress: 
     target = Path(path) if path else _path(store.folder)
     if target.is_dir():
         raise Invalid(f"{target} is a folder: name a file in it to export to")
+    if target.exists() and not target.is_file():
+        raise Invalid(f"{target} is no file, and would be replaced by one: name a file to export to")
     loop = asyncio.get_running_loop()
     query = dataclasses.replace(query, statuses=None, ended=True, limit=CHUNK)
 

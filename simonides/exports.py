@@ -82,13 +82,14 @@ def _header(line: bytes) -> dict[str, Any] | None:
 def write(path: str | Path, records: Iterable[Record], progress: Callable[[int], object] | None = None) -> Path:
     """Write the records to the file and return its path; whoever looks sees the old file, or the whole new one.
 
-    `progress` is told how many more records were written, every now and then. Raise Full where the disk is.
+    A link stays one, and what it leads to is written. `progress` is told how many more records were written, every now
+    and then. Raise Full where the disk is.
     """
-    path = Path(path)
-    with _replacing(path) as partial:
+    path, target = Path(path), Path(os.path.realpath(path))
+    with _replacing(target) as partial:
         _write_lines(partial, _exported(records, progress), packed=path.suffix == ".gz")
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        os.replace(partial, target)
+        sync_folder(target.parent)
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import importers
 from .importer import Problem
-from .record import ARCHIVED, Record, Scope
+from .record import Record, Scope
 
 if TYPE_CHECKING:
     from .sync import Memory
@@ -22,8 +22,8 @@ Progress = Callable[[int], None]
 BATCH = 128  # records kept at once, at most: Ctrl-C is heard in between
 BATCH_MIN = 8
 PATIENCE_S = 0.5  # so often progress is to be seen: where embedding is slow, fewer are kept at once
-AHEAD = 512 * 1024  # bytes that reading is ahead of what is kept, at most
 VERSIONS = "export", "version"  # the source and kind that versions from an export are counted under
+GONE = {"passage": "gone"}  # how a chunk is marked that its file put aside: whoever archives one by hand has it stay so
 PARTS_MAX = 10_000  # chunks of one document that are looked at for what is gone
 
 
@@ -51,37 +51,61 @@ class Intake:
 def take_in(memory: Memory, paths: Sequence[Path], scope: Scope, progress: Progress | None = None) -> Intake:
     """Keep what the files hold; what is there already stays as it is. One of our own exports brings its history."""
     intake, bar = Intake(), _Bar(progress)
-    records = _without_problems(importers.read(paths, scope, progress=bar.read), intake)
+    records = bar.shared(_without_problems(importers.read(paths, scope, progress=bar.read), intake))
     size = BATCH
     while batch := list(islice(records, size)):
         begun = time.monotonic()
-        _keep(memory, batch, intake)
+        _keep(memory, [record for record, _ in batch], intake)
         took = time.monotonic() - begun
-        bar.kept(batch)
+        bar.kept(sum(share for _, share in batch))
         size = max(BATCH_MIN, min(BATCH, int(len(batch) * PATIENCE_S / took) if took else BATCH))
     bar.done()
     return intake
 
 
 class _Bar:
-    """Tells how many bytes are done with: not when they are read, which takes no time, but when they are kept."""
+    """Tells how many bytes are done with: not when they are read, which takes no time, but when they are kept.
+
+    A file is read in large blocks, often all of it at once. So what a block holds is gathered, and each record has its
+    share of those bytes by how long its text is.
+    """
 
     def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._read, self._told = progress, 0, 0
+        self._progress, self._read, self._told = progress, 0, 0.0
 
     def read(self, size: int) -> None:
         self._read = max(self._read, size)
 
-    def kept(self, records: Sequence[Record]) -> None:
-        self._tell(max(self._read - AHEAD, self._told + sum(len(record.text) for record in records)))
+    def shared(self, records: Iterable[Record]) -> Iterator[tuple[Record, float]]:
+        """Yield each record with its share of what was read."""
+        if self._progress is None:
+            yield from ((record, 0.0) for record in records)
+            return
+        held, shared, reading = list[Record](), 0, 0
+        for record in records:
+            if self._read > reading and held:
+                yield from _shares(held, reading - shared)
+                held, shared = [], reading
+            reading = self._read
+            held.append(record)
+        yield from _shares(held, self._read - shared)
+
+    def kept(self, share: float) -> None:
+        self._tell(self._told + share)
 
     def done(self) -> None:
         self._tell(self._read)
 
-    def _tell(self, size: int) -> None:
-        self._told = max(self._told, min(size, self._read))
+    def _tell(self, size: float) -> None:
+        self._told = min(max(self._told, size), self._read)
         if self._progress:
-            self._progress(self._told)
+            self._progress(round(self._told))
+
+
+def _shares(records: Sequence[Record], size: int) -> Iterator[tuple[Record, float]]:
+    lengths = [len(record.text) + 1 for record in records]
+    whole = sum(lengths)
+    return ((record, size * length / whole) for record, length in zip(records, lengths, strict=True))
 
 
 def _without_problems(found: Iterator[Record | Problem], intake: Intake) -> Iterator[Record]:
@@ -129,7 +153,7 @@ class Watch:
         return sorted(changed)
 
     def _take(self, path: Path) -> Intake:
-        """Take a file in; archive the chunks that its document no longer has, bring back those that it has again."""
+        """Take a file in; archive the chunks that its document no longer has. Those that it has again come back."""
         read = list(importers.read([path], self.scope))
         found = Intake()
         records = list(_without_problems(iter(read), found))
@@ -142,11 +166,11 @@ class Watch:
 
     def _tidy(self, document: Record, present: frozenset[str]) -> int:
         whose = {level: name for level, name in document.scope.levels if name}
-        parts = self.memory.find(conversation=document.id, archived=True, limit=PARTS_MAX, **whose)  # type: ignore[arg-type]
-        stale = [part for part in parts if (part.id in present) == (part.status == ARCHIVED)]
-        for part in stale:
-            self.memory.revise(part.id, archived=part.id not in present, **whose)  # type: ignore[arg-type]
-        return sum(part.id not in present for part in stale)
+        parts = self.memory.find(conversation=document.id, limit=PARTS_MAX, **whose)  # type: ignore[arg-type]
+        gone = [part for part in parts if part.id not in present]
+        for part in gone:
+            self.memory.revise(part.id, archived=True, metadata={**part.metadata, **GONE}, **whose)  # type: ignore[arg-type]
+        return len(gone)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

@@ -500,6 +500,24 @@ def test_an_export_into_a_folder_that_is_not_there_is_refused(run: Run, memory: 
     assert run("export", str(home / "none" / "all.jsonl")).exit_code == 2
 
 
+def test_an_export_replaces_nothing_that_is_no_file(run: Run, memory: Memory, home: Path) -> None:
+    memory.remember("a")
+    os.mkfifo(home / "pipe")
+    (home / "linked").symlink_to(home / "pipe")
+    for name in ("pipe", "linked"):
+        assert run("export", str(home / name)).exit_code == 2
+        assert (home / name).is_fifo()
+    assert run("export", "-").exit_code == 2
+
+
+def test_an_export_through_a_link_leaves_the_link(run: Run, memory: Memory, home: Path) -> None:
+    memory.remember("a")
+    (home / "linked.jsonl").symlink_to(home / "all.jsonl")
+    for _ in range(2):
+        assert run("export", str(home / "linked.jsonl")).exit_code == 0
+        assert (home / "linked.jsonl").is_symlink() and len((home / "all.jsonl").read_text().splitlines()) == 2
+
+
 def test_watching_takes_in_changes_and_archives_what_a_document_no_longer_says(run: Run, home: Path) -> None:
     notes = home / "notes"
     notes.mkdir()
@@ -509,13 +527,23 @@ def test_watching_takes_in_changes_and_archives_what_a_document_no_longer_says(r
     assert run("watch", str(notes), "--once").exit_code == 0
     assert "cellar key is lost" in run("recall", "cellar key lost").stdout
     (notes / "keys.md").write_text(spare)
-    run("watch", str(notes), "--once")
+    assert answer(run("watch", str(notes), "--once", "--json"))["archived"]
     texts = [r["text"] for r in answer(run("list", "--kind", "chunk", "--json", "-n", "100"))["records"]]
     assert not any("cellar" in text for text in texts)
     assert any("Ana" in text for text in texts)
     (notes / "keys.md").write_text(spare + cellar)
     run("watch", str(notes), "--once")
     assert "cellar key is lost" in run("recall", "cellar key lost").stdout
+
+
+def test_one_look_answers_in_json_even_where_nothing_is_new(run: Run, home: Path) -> None:
+    (home / "notes").mkdir()
+    assert answer(run("watch", str(home / "notes"), "--once", "--json"))["new"] == 0
+
+
+def test_the_demo_has_no_answer_in_json(run: Run) -> None:
+    result = run("demo", "--json")
+    assert (result.exit_code, result.stdout, json.loads(result.stderr)["error"]) == (2, "", "invalid")
 
 
 def test_ctrl_c_ends_watching_with_130(home: Path) -> None:
@@ -597,15 +625,25 @@ def test_completion_is_printed_with_how_to_install_it(run: Run, name: str) -> No
     assert "# To install:" in result.stdout
 
 
-def test_the_shell_completes_commands(home: Path) -> None:
-    environment = {
-        **os.environ,
-        "_SIMONIDES_COMPLETE": "bash_complete",
-        "COMP_WORDS": "simonides reca",
-        "COMP_CWORD": "1",
-    }
-    said, _ = shell(env=environment).communicate(timeout=60)
-    assert b"recall" in said
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("simonides reca", "recall"),
+        ("simonides list --js", "--json"),
+        ("simonides letters list --us", "--user"),
+        ("simonides list --kind no", "note"),
+        ("simonides recall --effort h", "high"),
+        ("simonides remember --role a", "assistant"),
+        ("simonides config set zo", "zone"),
+    ],
+)
+def test_the_shell_completes_commands_options_and_what_they_may_be(
+    run: Run, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    monkeypatch.setenv("_SIMONIDES_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    assert run().stdout.split() == [f"plain,{meant}"]
 
 
 def test_the_demo_runs_through_and_shows_its_certificate(home: Path) -> None:
@@ -685,6 +723,11 @@ def test_a_memory_that_is_not_there_is_not_made_by_asking_it(run: Run, home: Pat
         (("remember", " "), 2, "invalid"),
         (("remember", "a", "--metadata", "novalue"), 2, "invalid"),
         (("show", "ffffffff"), 3, "not_found"),
+        (("letters", "show", "99"), 3, "not_found"),
+        (("list", "--user", ""), 2, "invalid"),
+        (("remember", "a", "--agent", " "), 2, "invalid"),
+        (("forget", "--user", "", "--label", "x", "--yes"), 2, "invalid"),
+        (("import", __file__, "--user", ""), 2, "invalid"),
         (("remember", "other", "--id", "mine"), 4, "conflict"),
         (("--embedder", "nothing:", "list"), 2, "invalid"),
     ],

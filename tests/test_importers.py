@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -336,6 +337,11 @@ def test_every_character_of_a_text_is_in_its_chunks_in_order(tmp_path: Path, tex
     assert [c.id for c in chunks] == sorted({c.id for c in chunks})
 
 
+def test_a_long_text_is_in_order_and_says_again_what_it_says_again(written: Written) -> None:
+    found = records(written("long.txt", b"x" * 3_600_000))[1:]
+    assert [r.id for r in found] == sorted({r.id for r in found}) and len(found) == 3000
+
+
 def test_a_sentence_is_not_cut_where_that_can_be_avoided(written: Written) -> None:
     sentence = "This is one sentence of the book, e.g. a short one. "
     _, *chunks = records(written("book.txt", (sentence * 200).encode()))
@@ -408,6 +414,20 @@ def test_messages_without_any_time_are_ordered_by_their_ids(written: Written) ->
 
 def test_the_same_said_twice_at_one_time_is_two_messages(written: Written) -> None:
     assert len({r.id for r in messages(written("x.jsonl", lines(talk()[0], talk()[0])))}) == 2
+
+
+def test_two_messages_under_one_id_are_two_and_the_same_one_twice_is_one(written: Written) -> None:
+    one, two = (talk()[0] | {"id": "1", "session": "s", "content": text} for text in ("Yes", "No"))
+    found = messages(written("x.jsonl", lines(one, two, one, one | {"session": "other"})))
+    assert [r.text for r in found] == ["Yes", "No", "Yes", "Yes"]
+    yes, no, again, other = (r.id for r in found)
+    assert yes == again and len({yes, no, other}) == 3
+    assert messages(written("y.jsonl", lines(one)))[0].id == yes
+
+
+@pytest.mark.parametrize("at", [1767225600, 1767225600.0, 1767225600000, "2026-01-01T00:00:00Z"])
+def test_a_number_is_seconds_or_milliseconds_since_1970(written: Written, at: Any) -> None:
+    assert messages(written("x.jsonl", lines(talk()[0] | {"at": at})))[0].at == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_what_is_added_or_put_before_changes_no_other_id(written: Written) -> None:
@@ -532,6 +552,7 @@ def test_what_is_named_and_cannot_be_read_is_a_problem(written: Written, tmp_pat
     for path, words in (
         (tmp_path / "nowhere", "no such file"),
         (written("x.bin", b"\0"), "binary"),
+        (written("notes.zip", zipped(notes__md=b"# Notes")), "unpack it"),
         (written("x.zip", b"PK\3\4 broken"), "broken zip"),
         (written("x.gz", b"\x1f\x8b broken"), "cannot be read"),
     ):
@@ -637,6 +658,39 @@ def test_flipped_bytes_cost_nothing_that_precedes_them(tmp_path: Path, format: s
     ends = [1 + sum(map(len, values[: n + 1])) + 2 * n for n in range(4)]
     expected = [record for end, records in zip(ends, alone, strict=True) if end <= min(places) for record in records]
     assert found[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("harm", ["colon", "quote", "end", "comma"])
+@pytest.mark.parametrize(("format", "build"), LISTED)
+def test_a_list_is_read_on_behind_what_is_broken(
+    tmp_path: Path, format: str, build: Build, harm: str, place: int
+) -> None:
+    values, alone = listed(format, build, tmp_path)
+    head, quote, tail = values[place].rpartition(b'"')
+    broken = {
+        "colon": b'"'.join(values[place].rsplit(b'":', 1)),
+        "quote": head + quote * 2 + tail,
+        "end": values[place].rstrip()[:-1],
+        "comma": values[place],
+    }[harm]
+    between = [b"" if harm == "comma" and n == place else b",\n" for n in range(3)] + [b"]"]
+    path = tmp_path / "broken.json"
+    whole = zip([*values[:place], broken, *values[place + 1 :]], between, strict=True)
+    path.write_bytes(b"[" + b"".join(value + comma for value, comma in whole))
+    found, problems = read_as(format, path)
+    kept = [records for n, records in enumerate(alone) if n != place or harm == "comma"]
+    assert found == [record for records in kept for record in records]
+    assert len(problems) == (harm != "comma" or place < 3)
+    assert all(("read on from line" in problem.message) == (place < 3) for problem in problems)
+
+
+@pytest.mark.parametrize("deep", ['{"a":', ', {"a": [1', ', {"a": "', " {", ', {"a": [{}'])
+def test_where_a_list_goes_on_is_not_sought_for_ever(deep: str) -> None:
+    began = time.process_time()
+    text = '[{"a": 1, "b": 2}, x' + deep * 400_000
+    assert len(list(elements.elements("x", [text.encode()]))) == 2
+    assert time.process_time() - began < 20  # of minutes
 
 
 def mutated(value: Any, draw: Any) -> Any:
@@ -932,6 +986,23 @@ def test_links_and_clocks_come_back_through_the_importer(tmp_path: Path) -> None
     )
     path = exports.write(tmp_path / "x.jsonl", [record])
     assert records(path) == [record]
+
+
+def test_versions_of_others_and_of_other_spaces_are_left_out_and_it_is_said_how_they_come(tmp_path: Path) -> None:
+    def note(user: str, space: str) -> Record:
+        scope = Scope(tenant=ME.tenant, space=space, user=user)
+        return Record(scope=scope, body=KINDS["note"](text="x"), known=Span(AT))
+
+    mine = note(ME.user or "", ME.space)
+    path = exports.write(
+        tmp_path / "x.jsonl", [mine, note("eve", ME.space), note("eve", "plans"), note("eve", "plans")]
+    )
+    found, problems = both(path)
+    assert found == [mine]
+    assert [problem.message for problem in problems] == [
+        f"1 version of tenant {ME.tenant!r}, space {ME.space!r} left out: belongs to others than were named",
+        f"2 versions of tenant {ME.tenant!r}, space 'plans' left out: can be imported with these named",
+    ]
 
 
 def test_a_cut_export_gives_the_versions_that_precede_the_cut(tmp_path: Path) -> None:

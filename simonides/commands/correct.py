@@ -146,7 +146,7 @@ def forget(asked: Asked, ids: tuple[str, ...], everything: bool, dry_run: bool, 
 
 def _named_something(asked: Asked, ids: tuple[str, ...], everything: bool, filters: dict[str, Any]) -> None:
     """The user of the settings alone names nothing: nobody erases all there is by a command without an argument."""
-    levels = asked.user or asked.agent or asked.session
+    levels = any(name is not None for name in (asked.user, asked.agent, asked.session))
     if not (ids or everything or levels or any(value not in (None, ()) for value in filters.values())):
         raise Invalid("nothing is named to forget: give ids, --user, --session, --label, --since, …, or say --all")
 

@@ -95,6 +95,8 @@ def export(asked: Asked, path: Path | None, **filters: Any) -> None:
     Every version is in it, and `import` reads it back. Without a name it goes to the `exports` folder beside the
     memory, which `forget` looks through.
     """
+    if str(path) == "-":
+        raise Invalid("export writes a file, and puts it in its place once it is whole: name one")
     if path and not path.parent.is_dir():
         raise Invalid(f"there is no folder {path.parent}: make it first")
     with asked.memory() as memory, terminal.counting("Exporting", asked.quiet) as progress:
@@ -129,24 +131,24 @@ def watch(asked: Asked, folder: Path, every: float, once: bool) -> None:
     """Import new and changed files of a folder until Ctrl-C.
 
     Passages that a document no longer has are archived; they come back with it if it has them again. What a deleted
-    file held stays.
+    file held stays. With --json there is a document for every look that found something, and with --once always one.
     """
     from ..intake import Watch
 
     with asked.memory(new=True) as memory:
         watching = Watch(memory, folder, asked.scope)
         while True:
-            _report(asked, watching.look())
+            _report(asked, watching.look(), once)
             if once:
                 return
             time.sleep(every)
 
 
-def _report(asked: Asked, intake: Intake) -> None:
+def _report(asked: Asked, intake: Intake, always: bool) -> None:
     for problem in intake.problems:
         terminal.tell(str(problem))
     if asked.json:
-        terminal.say_json(_as_json(intake)) if intake.new or intake.archived or intake.problems else None
+        terminal.say_json(_as_json(intake)) if always or intake.new or intake.archived or intake.problems else None
     elif not asked.quiet and (intake.new or intake.archived):
         new = ", ".join(shown.count(number, kind) for kind, number in sorted(_kinds(intake).items()))
         terminal.say(f"{time.strftime('%H:%M:%S')}  new: {new or 'nothing'}; archived: {intake.archived}")

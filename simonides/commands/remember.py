@@ -15,6 +15,7 @@ from ..asked import (
     Asked,
     F,
     LocalTime,
+    among,
     command,
     limit,
     matching,
@@ -36,6 +37,7 @@ effort = click.option(
     default="medium",
     show_default=True,
     metavar="low|medium|high",
+    shell_complete=among(("low", "medium", "high")),
     help="How far to look: low is the quickest.",
 )
 min_relevance = click.option(
@@ -65,7 +67,8 @@ def asking(most: int) -> Callable[[F], F]:
     'simonides remember "I moved to Porto" --session talk-7 --role user --at 2026-09-12',
 )
 @click.argument("text", nargs=-1)
-@click.option("--role", metavar="ROLE", help="Who says it: user, assistant, system or tool.")
+@click.option("--role", metavar="ROLE", shell_complete=among(("user", "assistant", "system", "tool")),
+              help="Who says it: user, assistant, system or tool.")  # fmt: skip
 @click.option("--name", metavar="NAME", help="The speaker's name.")
 @time_option("--at", "When it was said, or began to be true.")
 @time_option("--ends", "When it stops being true.")

@@ -15,7 +15,7 @@ import click
 from .. import config as configuration
 from .. import shown, terminal
 from ..arguments import levels_of, named, zone_of
-from ..asked import UPKEEP, Asked, Group
+from ..asked import UPKEEP, Asked, Group, among
 from ..clients import replace
 from ..errors import Invalid, NotFound, SimonidesError
 from ..sending import sender
@@ -26,6 +26,7 @@ from .remember import remark
 COMPLAINTS = 1  # the exit status where something is wrong
 ASKED = ("store", "embedder", "user", "space", "tenant")  # settings that are common options
 RESOLVED = {"store": "store_url", "index": "index_url"}  # settings that stand for another value where they are empty
+NAMES = [name for known in configuration.NAMED.values() for name in known]
 EXTRAS = {"grpc_port": ("grpc", "grpc"), "tracing": ("tracing", "opentelemetry")}  # a setting needs this extra
 
 
@@ -68,7 +69,7 @@ def _told(value: Any) -> str:
 
 
 @config.command("set", example="simonides config set user marta\nsimonides config set user ''")
-@click.argument("name")
+@click.argument("name", shell_complete=among(NAMES))
 @click.argument("value")
 @click.pass_obj
 def set_(asked: Asked, name: str, value: str) -> None:
@@ -94,9 +95,8 @@ def _setting_named(name: str) -> tuple[str, dataclasses.Field[Any]]:
         for field in dataclasses.fields(made):
             if field.name == plain and (table or not name.startswith(f"{configuration.SERVER}.")):
                 return table, field
-    names = [each for known in configuration.NAMED.values() for each in known]
-    close = configuration.did_you_mean(plain, names)
-    raise Invalid(f"there is no setting {name!r}{close}; there are: {', '.join(names)}")
+    close = configuration.did_you_mean(plain, NAMES)
+    raise Invalid(f"there is no setting {name!r}{close}; there are: {', '.join(NAMES)}")
 
 
 def _checked(table: str, field: dataclasses.Field[Any], value: str) -> Any:

@@ -9,6 +9,7 @@ import click
 
 from .. import shown, terminal, wire
 from ..asked import UPKEEP, Asked, command
+from ..errors import Invalid
 from .remember import remark
 
 COMPLAINTS = 1  # the exit status where something is wrong
@@ -114,6 +115,8 @@ def demo(asked: Asked, keep: Path | None) -> None:
 
     It happens in a folder of its own, which is removed afterwards; nothing of yours is touched.
     """
+    if asked.json:
+        raise Invalid("the demo is a story to be read: it has no answer in JSON")
     from ..demo.story import tell
 
     tell(keep, embedder=asked.settings.embedder, quiet=asked.quiet)

@@ -9,7 +9,7 @@ import click
 
 from .. import shown, terminal, wire
 from ..asked import SERVE, UPKEEP, Asked, Command, Group, command
-from ..errors import Invalid
+from ..errors import Invalid, NotFound
 from ..flags import serving_flags
 from .remember import remark
 
@@ -107,7 +107,7 @@ def show(asked: Asked, seq: int) -> None:
     with asked.memory() as memory:
         found = [each for each in memory.letters(after=seq - 1, limit=100) if each.change.seq == seq]
     if not found:
-        raise click.ClickException(f"no letter about line {seq} of the log")
+        raise NotFound(f"no letter about line {seq} of the log: see `simonides letters`")
     if asked.json:
         terminal.say_json([wire.letter_as_json(each) for each in found])
         return

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import Damaged, Unavailable
 from ..importer import Importer, Problem
 from ..record import Record, Scope
-from .archive import HEAD, head, members, shown
+from .archive import HEAD, ZIP, head, members, shown
 
 Told = Callable[[int], object]  # told how many bytes of all the files are done
 Named = str | os.PathLike[str]
@@ -81,7 +81,7 @@ def read(paths: Iterable[Named], scope: Scope, progress: Told | None = None) -> 
         if progress:
             progress(done)
     for name, count in passed_over.items():
-        yield Problem(name, None, f"{count} binary files were passed over")
+        yield Problem(name, None, f"{count} binary files were passed over" if count > 1 else PASSED_OVER)
 
 
 def _is_begun(record: Record, begun: set[tuple[str, str, str]]) -> bool:
@@ -108,6 +108,8 @@ def _read(
 
 
 BINARY = "is binary, and no importer knows it"
+PASSED_OVER = "a binary file was passed over"
+ARCHIVE = "is an archive in which no importer knows anything: unpack it, and import the folder"
 
 
 def _why_not(path: Path) -> str | None:
@@ -123,6 +125,8 @@ def _why_not(path: Path) -> str | None:
         return str(error)
     if not start:
         return None
+    if start.startswith(ZIP):
+        return ARCHIVE
     return BINARY if b"\0" in start else "no importer knows it"
 
 

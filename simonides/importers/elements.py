@@ -1,7 +1,8 @@
 """The elements of a JSON file, one by one, as they come from the disk: a file of any size takes the memory of one.
 
-Files are broken in many ways. What precedes a break is always yielded, and the break is a Problem with its line. Bytes
-that are no UTF-8 become lone surrogates, which whoever keeps the text refuses: a bad byte costs its own element only.
+Files are broken in many ways. What precedes a break is always yielded, and the break is a Problem with its line. A list
+is read on behind it, at the next object that has the keys which all objects before it have. Bytes that are no UTF-8
+become lone surrogates, which whoever keeps the text refuses: a bad byte costs its own element only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,11 @@ from ..importer import Problem
 
 ELEMENT_MAX = 256 * 1024**2  # characters of one element
 NEAR = 12  # an error this close to the end of what was read may only mean that more is needed
+KEYS_MIN = 2  # so many keys tell an element of a list from what lies deeper
+OBJECT = re.compile(r"[,}\]\s]\s*(?=\{)")  # where an object may begin
+SOUGHT_MAX = 50_000_000  # characters that are read in vain in one file, to find where its list goes on: a second or two
+TRIED_MIN = 2500  # and so many are counted for every place that is tried, however short: it takes as long
+GAP = 200  # characters of white space before an object, at most
 SPACE = re.compile(r"[ \t\n\r]*")
 TOKEN = re.compile(r'("(?:[^"\\]|\\.)*+"?)\s*+(:?)|[\[\]{}]', re.DOTALL)
 BOMS = (
@@ -41,7 +47,7 @@ def elements(name: str, blocks: Iterable[bytes]) -> Iterator[Element | Problem]:
     text = _Text(blocks)
     try:
         if text.peek() == "[":
-            yield from _listed(text)
+            yield from _listed(name, text)
         while text.peek():
             yield Element(text.line, text.value())
     except (_Broken, Damaged) as error:
@@ -65,7 +71,8 @@ def keys(head: bytes) -> frozenset[str]:
     return frozenset(key for text in re.split(r"\n(?=\{)", opening(head)) for key in _keys(text))
 
 
-def _keys(text: str) -> Iterator[str]:
+def _keys(text: str, *, whole: bool = True) -> Iterator[str]:
+    """Yield the keys of what the text lists, or of the object that it begins with; not `whole`: only of the first."""
     depth, objects = 0, 1  # how deep we are, and how deep the keys of what is listed lie
     for token in TOKEN.finditer(text):
         mark = token[0]
@@ -75,6 +82,8 @@ def _keys(text: str) -> Iterator[str]:
             depth += 1
         elif mark in "]}":
             depth -= 1
+            if not (whole or depth):
+                return
         elif depth == objects and token[2]:
             yield token[1][1:-1]
 
@@ -111,21 +120,54 @@ def _decoder(block: bytes) -> tuple[codecs.IncrementalDecoder, bytes]:
 
 
 class _Broken(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        self.line = line
+    def __init__(self, line: int, message: str, cost: int | None = None) -> None:
+        self.line, self.cost = line, cost  # how many characters were read in vain; None: nobody knows
         super().__init__(message)
 
 
-def _listed(text: _Text) -> Iterator[Element]:
+def _listed(name: str, text: _Text) -> Iterator[Element | Problem]:
     text.skip("[")
-    while text.peek() != "]":
-        yield Element(text.line, text.value())
-        if text.peek() != ",":
-            break
+    keys: frozenset[str] | None = None  # those that every object of the list has
+    while True:
+        try:
+            element = _element(text, first=keys is None)
+        except _Broken as error:
+            element = yield from _read_on(name, error, text, keys)
+        if element is None:
+            return
+        yield element
+        if isinstance(element.value, dict):
+            keys = keys & element.value.keys() if keys else frozenset(element.value)
+        else:
+            keys = keys or frozenset()
+
+
+def _element(text: _Text, *, first: bool) -> Element | None:
+    """Return the next element of the list; None where it ends. Raise _Broken where there is neither."""
+    if not first and (mark := text.peek()) != "]":
+        if mark != ",":
+            raise _Broken(text.line, "no comma after an element of the list" if mark else "the list ends too soon")
         text.skip(",")
-    if text.peek() != "]":
-        raise _Broken(text.line, "no comma after an element of the list" if text.peek() else "the list ends too soon")
-    text.skip("]")
+    if text.peek() == "]":
+        text.skip("]")
+        return None
+    return Element(text.line, text.value())
+
+
+def _read_on(
+    name: str, error: _Broken, text: _Text, keys: frozenset[str] | None
+) -> Generator[Problem, None, Element | None]:
+    """Tell what is broken, and return the element at which the list goes on; None where nothing is like one."""
+    damage: Damaged | None = None
+    try:
+        found = text.following(keys or text.keys())
+    except Damaged as broken_off:
+        found, damage = None, broken_off
+    told = f"{error}; read on from line {found.line}" if found else str(error)
+    yield Problem(name, error.line, told)
+    if damage:
+        raise damage
+    return found
 
 
 class _Text:
@@ -134,6 +176,7 @@ class _Text:
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._source = texts(blocks)
         self._text, self._at, self.line = "", 0, 1
+        self._sought_max = SOUGHT_MAX
         self._damage: Damaged | None = None  # where the source broke off, told once all before it was read
 
     def peek(self) -> str:
@@ -161,11 +204,44 @@ class _Text:
             except json.JSONDecodeError as error:
                 if not (self._may_go_on(error) and self._more()):
                     line = self.line + self._text.count("\n", self._at, error.pos)
-                    raise _Broken(line, f"is not JSON: {error.msg}") from None
+                    raise _Broken(line, f"is not JSON: {_said(error)}", error.pos - self._at) from None
             except RecursionError:
                 raise _Broken(self.line, "is nested too deep") from None
             except ValueError as error:
                 raise _Broken(self.line, f"cannot be read: {error}") from None
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys of the object that begins here, as far as it is to be read."""
+        self.peek()
+        return frozenset(_keys(self._text[self._at :], whole=False))
+
+    def following(self, keys: frozenset[str]) -> Element | None:
+        """Return the next object that has all these keys, two at least; None, at the end, where there is none."""
+        while len(keys) >= KEYS_MIN and self._sought_max > 0:
+            found = OBJECT.search(self._text, max(self._at - 1, 0))
+            if found is None:
+                self._pass(max(self._at, len(self._text) - GAP))
+                if self._more():
+                    continue
+                break
+            self._pass(found.end())
+            line = self.line
+            try:
+                value = self.value()
+            except _Broken as error:
+                self._sought_max -= self._sought_max if error.cost is None else max(error.cost, TRIED_MIN)
+                self._pass(self._at + 1)
+                continue
+            if isinstance(value, dict) and keys <= value.keys():
+                return Element(line, value)
+        self._end()
+        return None
+
+    def _end(self) -> None:
+        """Go to the end of the text, whatever comes there."""
+        self._pass(len(self._text))
+        while self._more():
+            self._pass(len(self._text))
 
     def _may_go_on(self, error: json.JSONDecodeError) -> bool:
         return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - NEAR
@@ -194,6 +270,10 @@ class _Text:
             return False  # and what is held stays where it is
         self._text, self._at = "".join(held), 0
         return True
+
+
+def _said(error: json.JSONDecodeError) -> str:
+    return "a string does not end" if error.msg.startswith("Unterminated string") else error.msg
 
 
 def _real(digits: str) -> float | None:
@@ -231,7 +311,7 @@ def _parsed(name: str, number: int, line: str) -> Element | Problem:
     try:
         value, end = DECODER.raw_decode(line, SPACE.match(line).end())  # type: ignore[union-attr]
     except json.JSONDecodeError as error:
-        return Problem(name, number, f"is not JSON: {error.msg} at character {error.pos + 1}")
+        return Problem(name, number, f"is not JSON: {_said(error)} at character {error.pos + 1}")
     except RecursionError:
         return Problem(name, number, "is nested too deep")
     except ValueError as error:

@@ -68,6 +68,7 @@ class _Talk:
     last: datetime | None = None
     place: int = 0
     same: Counter[bytes] | None = None
+    ids: dict[str, bytes] = field(default_factory=dict)  # what the message of each id says, in eight bytes
 
     def moment(self, own: datetime | None) -> datetime | None:
         at = own or (after(self.last) if self.place else self.thread.since)
@@ -80,12 +81,17 @@ class _Talk:
         """Name a message that bears no name by what it says and when, or else its place; said again at that very time,
         it is another.
         """
-        digest = hashlib.sha256("\x1f".join(said).encode("utf-8", "surrogatepass")).digest()
+        digest = _said(said)
         if at is None:
             return [digest.hex(), str(self.place)]
         self.same = self.same or Counter()
         self.same[digest] += 1
         return [digest.hex(), at.isoformat(), str(self.same[digest])]
+
+    def called(self, id: str, *said: str) -> list[str]:
+        """Name a message by the id that it bears; one that says otherwise under an id of before, by both."""
+        digest = _said(said)
+        return [id] if self.ids.setdefault(id, digest[:8]) == digest[:8] else [id, digest.hex()]
 
 
 @dataclass(slots=True)
@@ -131,8 +137,9 @@ class _Talks:
         at = talk.moment(own)
         id = reading.named(item["id"], "a message's id") if item.get("id") is not None else None
         yield talk.thread.message(
-            text, native=[id] if id else talk.native(at, role, name or "", text), at=at, role=role, name=name,
-            place=talk.place, labels=reading.labels([*_list(shared.get("labels")), *_list(item.get("labels"))]),
+            text, native=talk.called(id, text) if id else talk.native(at, role, name or "", text),
+            at=at, role=role, name=name, place=talk.place,
+            labels=reading.labels([*_list(shared.get("labels")), *_list(item.get("labels"))]),
             metadata=_metadata(item, reading) | self._other_user(item, shared),
         )  # fmt: skip
 
@@ -164,6 +171,10 @@ def _session_of(file: str) -> str:
         return named("session", f"{os.path.basename(file)[:100]}#{digest}") or digest
     except Invalid:  # a file may be called what no session may
         return f"file#{digest}"
+
+
+def _said(said: tuple[str, ...]) -> bytes:
+    return hashlib.sha256("\x1f".join(said).encode("utf-8", "surrogatepass")).digest()
 
 
 def _digest(value: Any) -> str:

@@ -35,10 +35,15 @@ def read(path: Path, scope: Scope) -> Iterator[Record | Problem]:
         yield Problem(shown(path), None, str(error))
     except OSError as error:
         yield Problem(shown(path), None, f"cannot be read: {error.strerror or error}")
-    for (tenant, space), count in hidden.items():
-        yield Problem(
-            shown(path), None, f"{count} versions of tenant {tenant!r}, space {space!r} are not in the scope: left out"
-        )
+    for realm, count in hidden.items():
+        yield Problem(shown(path), None, _left_out(realm, count, scope))
+
+
+def _left_out(realm: tuple[str, str], count: int, scope: Scope) -> str:
+    tenant, space = realm
+    versions = f"{count} version{'s' if count > 1 else ''} of tenant {tenant!r}, space {space!r}"
+    why = "belongs to others than were named" if realm == scope.realm else "can be imported with these named"
+    return f"{versions} left out: {why}"
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from ..kinds import Chunk, Document
 from ..record import Record, Scope, Span, stable_id
-from .reading import EPOCH
+from .reading import placed
 
 LENGTH_MAX = 1200  # characters
 CUTS = tuple(  # where to cut, the best first; each is tried where the one before leaves too much
@@ -72,7 +72,7 @@ def document(
     for number, (place, passage) in enumerate([*pieces, *passages(text, headings=headings)]):
         said = hashlib.sha256(passage.encode("utf-8", "surrogatepass")).hexdigest()
         yield Record(
-            id=stable_id(EPOCH + timedelta(milliseconds=number), *owner, said), scope=scope, part_of=whole.id,
+            id=stable_id(placed(number), *owner, said), scope=scope, part_of=whole.id,
             body=Chunk(text=passage, place=place), valid=Span(since=at), source=source, labels=tuple(labels),
         )  # fmt: skip
 

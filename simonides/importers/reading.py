@@ -20,6 +20,7 @@ from .elements import Element, elements
 
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECONDS = 1e11  # from here on a number of seconds is one of milliseconds: as seconds it is after the year 5000
 Make = Callable[[Any, "Reading"], Iterable[Record]]  # turns one element into its records, and notes what was wrong
 Split = Callable[[str, Iterable[bytes]], Iterator[Element | Problem]]
 
@@ -39,6 +40,11 @@ def read_elements(path: Path, make: Make, split: Split = elements) -> Iterator[R
         yield Problem(shown(path), None, str(error))
     except OSError as error:
         yield Problem(shown(path), None, f"cannot be read: {error.strerror or error}")
+
+
+def placed(place: int) -> datetime:
+    """Return the time that stands in an id for a place in an order: the middle of a millisecond, for it is rounded."""
+    return EPOCH + timedelta(milliseconds=place, microseconds=500)
 
 
 class Reading:
@@ -78,7 +84,10 @@ class Reading:
         return None
 
     def moment(self, value: Any, what: str) -> datetime | None:
-        """Return a time given as seconds since 1970 or as ISO 8601; without a zone it is UTC. None stays None."""
+        """Return a time given as seconds or milliseconds since 1970, or as ISO 8601; without a zone it is UTC.
+
+        None stays None.
+        """
         if value is None or value == "":
             return None
         try:
@@ -128,7 +137,7 @@ def _moment(value: Any) -> datetime:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, int | float):
-        return EPOCH + timedelta(seconds=value)
+        return EPOCH + timedelta(seconds=value if abs(value) < MILLISECONDS else value / 1000)
     return datetime.fromisoformat(value)
 
 

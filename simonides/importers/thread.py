@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from ..drafts import Draft
 from ..kinds import Conversation, Message
 from ..record import ACTIVE, ARCHIVED, TICK, Record, Scope, Span, stable_id
-from .reading import EPOCH, Reading
+from .reading import Reading, placed
 
 ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "bot": "assistant",
@@ -73,7 +73,7 @@ class Thread:
         scope = self.scope
         owner = (self.format, scope.user or "", scope.agent or "", scope.session or "")
         return Record(
-            id=stable_id(at or EPOCH + timedelta(milliseconds=place), *owner, *native),
+            id=stable_id(at or placed(place), *owner, *native),
             scope=scope,
             body=Message(text=text, role=role, name=name),
             part_of=self.id,
