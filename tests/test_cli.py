@@ -693,6 +693,16 @@ def test_help_opens_nothing_heavy(home: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("way", ["simonides", "python -m simonides"])
+def test_ctrl_c_while_it_is_still_being_loaded_is_no_traceback(home: Path, way: str) -> None:
+    """What it loads is interrupted here at a moment that is sure to come: where it asks for click."""
+    (home / "click.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "simonides"] if way.startswith("python") else [Path(sys.executable).parent / way]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(home), os.environ["PYTHONPATH"]])}
+    ran = subprocess.run([*command, "stats"], capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 def test_common_options_stand_before_the_command_or_after_it(run: Run, home: Path) -> None:
     store = str(home / "other.db")
     before = answer(run("--store", store, "--user", "ana", "--json", "remember", "a"))

@@ -53,7 +53,7 @@ from .sqlite_writer import Refusing, Writer
 
 APPLICATION = 0x53494D4F  # PRAGMA application_id: "SIMO"
 HEADER = 100  # bytes that every SQLite file begins with
-OURS = ("database", "see `simonides doctor`, or restore an export")  # what errors say of it
+OURS = ("database", "restore a backup or an export; as long as it opens, `simonides doctor` says more")  # in errors
 READERS = 3
 LEADING, LEADING_MIN = 5, 500  # rows for each hit wanted, and at least, that are ranked by their length, too
 FEW = 1_000  # rows up to which it is quicker to sort all that bear a label, or are in a folder
