@@ -683,7 +683,7 @@ def test_letters_and_status_at_the_command_line(home: Path) -> None:
     asyncio.run(written())
     assert run("letters")[1][0]["error"] == "ValueError in embed (x.py:1)"
     assert run("letters", "show", "1")[1][0]["follower"] == "reader"
-    assert run("letters", "show", "2")[0] == 2
+    assert run("letters", "show", "2")[0] == 3
     assert run("letters", "replay", "--all") == (0, {"count": 1})
     assert run("letters", "list")[1][0]["tries"] == 0
     status, found = run("status")
