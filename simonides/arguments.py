@@ -236,12 +236,21 @@ def links_of(value: Any) -> tuple[Link, ...]:
 
 def records_of(call: str, value: Any) -> Iterator[Record]:
     """Yield the records, refusing where it stands what is none, or what nobody could have remembered."""
+    return map(_sound, _each(call, "records", "`simonides.importers.read` yields", Record, value))
+
+
+def hits_of(value: Any) -> Iterator[Hit]:
+    """Yield the hits, refusing what is none where it stands."""
+    return _each("pack", "hits", "`recall` returns", Hit, value)
+
+
+def _each(call: str, what: str, source: str, kind: type[T], value: Any) -> Iterator[T]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise Invalid(f"{call}() takes records, as `simonides.importers.read` yields them, not {type(value).__name__}")
-    for record in value:
-        if not isinstance(record, Record):
-            raise Invalid(f"{call}() takes records, not {type(record).__name__}")
-        yield _sound(record)
+        raise Invalid(f"{call}() takes {what}, as {source} them, not {type(value).__name__}")
+    for item in value:
+        if not isinstance(item, kind):
+            raise Invalid(f"{call}() takes {what}, not {type(item).__name__}")
+        yield item
 
 
 def _sound(record: Record) -> Record:
@@ -262,16 +271,6 @@ def _sound(record: Record) -> Record:
             encoded(value, name)
     links_of(record.links)
     return dataclasses.replace(record, labels=names_of("labels", record.labels), metadata=metadata_of(record.metadata))
-
-
-def hits_of(value: Any) -> Iterator[Hit]:
-    """Yield the hits, refusing what is none where it stands."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise Invalid(f"pack() takes hits, as `recall` returns them, not {type(value).__name__}")
-    for hit in value:
-        if not isinstance(hit, Hit):
-            raise Invalid(f"pack() takes hits, not {type(hit).__name__}")
-        yield hit
 
 
 def folder_of(value: Any) -> str | None:
